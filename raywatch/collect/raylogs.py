@@ -1,0 +1,111 @@
+"""Ray's log families: what a file's name tells, and where sessions lie (reference/ray.md 1.1, 1.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from raywatch.model import Component, LogFormat, Source
+
+_HEX = r"[0-9a-f]"
+_PID = r"(?P<pid>\d+)"
+_WORKER = rf"(?P<worker_id>{_HEX}{{56}})"
+# A number before the extension is a second process of the kind in the session (raylet.1.out), one behind it is
+# rotation (raylet.out.1): _private/node.py:_make_inc_temp and StreamRedirector of Ray 2.60.
+_INC, _ROT = r"(?:\.\d+)?", r"(?:\.\d+)?$"
+_OUT, _ANY = rf"{_INC}\.(?:out|err){_ROT}", rf"{_INC}\.(?:out|err|log){_ROT}"
+
+FAMILIES: tuple[tuple[str, Component, LogFormat], ...] = (
+    (rf"raylet{_OUT}", "raylet", "cpp"),
+    (rf"gcs_server{_OUT}", "gcs", "cpp"),
+    (
+        rf"(?:io_)?worker-{_WORKER}(?:-(?P<job_id>{_HEX}{{8}}))?-{_PID}\.(?:out|err){_ROT}",
+        "worker",
+        "text",
+    ),
+    (rf"(?:python|cpp|java)-core-worker-{_WORKER}_{_PID}\.log{_ROT}", "core", "cpp"),
+    (
+        rf"(?:python|cpp|java)-core-driver-(?P<job_id>{_HEX}{{8}}){_HEX}*_{_PID}\.log{_ROT}",
+        "core",
+        "cpp",
+    ),
+    (rf"java-worker.*\.log{_ROT}", "worker", "text"),
+    (rf"monitor{_ANY}", "monitor", "python"),
+    (rf"log_monitor{_ANY}", "log_monitor", "python"),
+    (rf"dashboard_agent{_ANY}", "agent", "python"),
+    (rf"dashboard(?:_\w+)?{_ANY}", "dashboard", "python"),
+    (rf"runtime_env_agent{_ANY}", "runtime_env", "python"),
+    (rf"runtime_env_setup-(?:(?P<job_id>{_HEX}{{8}})|.*)\.log{_ROT}", "runtime_env", "python"),
+    (rf"ray_client_server(?:_\d+)?{_OUT}", "client_server", "python"),
+    (rf"job-driver-(?P<submission_id>.+)\.log{_ROT}", "job", "text"),
+    (rf"supervisor-(?P<submission_id>.+)\.log{_ROT}", "job", "python"),
+    (rf"ray_process_exit\.log{_ROT}", "process_exit", "python"),
+    (rf"ray-train-(?:sys|app)-(?:controller|worker)-{_WORKER}\.log{_ROT}", "train", "json"),
+    (rf"event_(?!EXPORT_)\w+\.log{_ROT}", "event", "event"),
+    (rf"ray-data.*\.log{_ROT}", "data", "python"),
+    (rf"(?:controller|proxy|replica)_.+\.log{_ROT}", "serve", "text"),
+    (r"(?:dmesg|kern\.log|syslog|messages|journal).*$", "kernel", "text"),
+    (r".*driver.*\.(?:log|txt|out|err)$", "driver", "text"),
+)
+_COMPILED = tuple((re.compile(p), c, f) for p, c, f in FAMILIES)
+# Rewritten in place, another format, or no log at all.
+_NOT_LOGS = re.compile(
+    r"debug_state.*\.txt|event_EXPORT_.*|.*\.(?:json|yaml|yml|pb|bin|png|svg|db|sqlite|pkl|pt|zip|sock|lock|csv|py)$"
+)
+
+
+def describe(path: str, *, node: str = "", session: str = "") -> Source | None:
+    """Say what the file at `path` is by its name alone; None for what is not a log. Pure."""
+    name = path.rsplit("/", 1)[-1]
+    if _NOT_LOGS.match(name):
+        return None
+    node, session = node or node_of_archive(path), session or _session_of(path)
+    for pattern, component, log_format in _COMPILED:
+        match = pattern.match(name)
+        if match:
+            found = {k: v for k, v in match.groupdict().items() if v}
+            return Source(
+                path=path,
+                component=component,
+                format=log_format,
+                node=node,
+                session=session,
+                job_id="" if found.get("job_id") == "ffffffff" else found.get("job_id", ""),
+                worker_id=found.get("worker_id", ""),
+                submission_id=found.get("submission_id", ""),
+                pid=int(found.get("pid", 0)),
+            )
+    return Source(path=path, component="unknown", node=node, session=session)
+
+
+def _session_of(path: str) -> str:
+    return next((p for p in path.split("/") if p.startswith("session_")), "")
+
+
+def node_of_archive(path: str) -> str:
+    """Return the folder before `session_*` in saved logs (`logs/<node>/session_*/logs/...`), else ''."""
+    parts = path.split("/")
+    at = next((i for i, p in enumerate(parts) if p.startswith("session_")), 0)
+    return parts[at - 1] if at > 0 and parts[at - 1] not in ("", "ray", "tmp", "logs") else ""
+
+
+def current_session(temp_dir: Path) -> Path | None:
+    """Return the session that `session_latest` names, else the newest `session_*`; None where there is none.
+
+    The link is absolute: where the folder is mounted elsewhere it dangles, and the folder of the same name beside it
+    is meant.
+    """
+    link = temp_dir / "session_latest"
+    if link.is_symlink():
+        beside = temp_dir / link.readlink().name
+        if beside.is_dir():
+            return beside.resolve()
+    found = [p for p in temp_dir.glob("session_*") if p.is_dir() and not p.is_symlink()]
+    return max(found, key=lambda p: p.name).resolve() if found else None
+
+
+def default_temp_dirs(env: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return where Ray puts its sessions: RAY_TMPDIR, then /tmp/ray."""
+    named = (Path(env["RAY_TMPDIR"]),) if env.get("RAY_TMPDIR") else ()
+    return (*named, Path("/tmp/ray"))  # noqa: S108 - Ray's own default

@@ -1,0 +1,175 @@
+"""Record -> findings and facts: which class, about whom, how far to be trusted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from raywatch.core.signatures import Ruleset, Signature
+from raywatch.model import (
+    Component,
+    Entity,
+    Evidence,
+    Fact,
+    FailureClass,
+    Finding,
+    Record,
+    Subject,
+    Trust,
+)
+
+GENERIC = "python-exception"  # explains a record only where no other signature does
+# What a class proves when its signature does not say: DESIGN.md, "Root before symptom".
+_TRUST_OF_GROUP: Mapping[str, Trust] = {
+    "preemption": Trust.NOTICE,
+    "collective": Trust.COLLECTIVE,
+    "job": Trust.NOISE,
+    "train": Trust.NOISE,
+    "network": Trust.NOISE,
+    "unknown": Trust.SILENCE,
+}
+_TRUST_OF_COMPONENT: Mapping[Component, Trust] = {
+    "raylet": Trust.RAY,
+    "gcs": Trust.RAY,
+    "event": Trust.RAY,
+    "kernel": Trust.KERNEL,
+}
+_ENTITY_KEYS: Mapping[str, str] = {
+    "node_id": "node",
+    "worker_id": "worker",
+    "actor_id": "actor",
+    "job_id": "job",
+    "submission_id": "submission",
+    "run_name": "run",
+    "pid": "pid",
+    "stream_pid": "pid",
+}
+_SUBJECT_KEYS: Mapping[str, tuple[str, ...]] = {
+    "cluster": ("session",),
+    "node": ("node_id", "node_ip", "node"),
+    "worker": ("worker_id", "pid", "world_rank", "stream_pid"),
+    "actor": ("actor_id", "actor", "worker_id", "pid", "stream_pid"),
+    "job": ("submission_id", "job_id", "client_id", "path"),
+    "run": ("run_name", "submission_id", "job_id", "path"),
+    "device": ("device", "pid"),
+}
+_SNIPPET = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]", re.MULTILINE)
+_ZERO = re.compile(r"[0f]+\Z")
+
+
+def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tuple[Fact, ...]]:
+    """Return what a record means: a finding for each class in it, and facts. Same input, same output."""
+    findings: dict[str, Finding] = {}
+    facts: list[Fact] = []
+    found = list(zip(record.signatures, record.hit_lines, record.hit_numbers, strict=True))
+    specific = False
+    for number, line, at_line in found:
+        signature = ruleset.signatures[number]
+        if not signature.applies_to(record.source.component) or signature.excluded_by(record.text):
+            continue
+        fields = _fields(record, signature)
+        if signature.fact:
+            facts.append(_fact(record, signature, fields, line, at_line))
+            continue
+        specific = specific or signature.id != GENERIC
+        failure = ruleset.classes[signature.class_id]
+        candidate = _finding(record, signature, failure, fields=fields, line=line, at_line=at_line)
+        best = findings.get(candidate.class_id)
+        if best is None or (candidate.trust, candidate.confidence) > (best.trust, best.confidence):
+            findings[candidate.class_id] = candidate
+    kept = tuple(f for f in findings.values() if not (specific and f.signature == GENERIC))
+    return kept, tuple(facts)
+
+
+def _fields(record: Record, signature: Signature) -> dict[str, str]:
+    source = record.source
+    known = {
+        "node": source.node,
+        "session": source.session,
+        "path": source.path,
+        "job_id": source.job_id,
+        "worker_id": source.worker_id,
+        "submission_id": source.submission_id,
+        "pid": str(source.pid or ""),
+    }
+    fields = known | dict(record.fields) | signature.captured(record.text)
+    ranks = _SNIPPET.findall(record.text)
+    if ranks:
+        fields["snippet_ranks"] = ",".join(ranks)
+    return {k: v for k, v in fields.items() if v}
+
+
+def entities_of(fields: Mapping[str, str]) -> frozenset[Entity]:
+    """Return everything that fields name; ids of all zeros or f mean nobody."""
+    return frozenset(
+        Entity(kind, fields[key])
+        for key, kind in _ENTITY_KEYS.items()
+        if fields.get(key) and not _ZERO.match(fields[key])
+    )
+
+
+def _evidence(
+    record: Record, signature: Signature, fields: Mapping[str, str], line: str, at_line: int
+) -> Evidence:
+    return Evidence(
+        file=record.source.path,
+        line=at_line,
+        text=line,
+        at=record.at,
+        component=record.source.component,
+        class_id=signature.class_id,
+        signature=signature.id,
+        node=fields.get("node_id") or record.source.node,
+        offset=record.offset,
+    )
+
+
+def _fact(
+    record: Record, signature: Signature, fields: Mapping[str, str], line: str, at_line: int
+) -> Fact:
+    return Fact(
+        kind=signature.fact,
+        at=record.at or 0.0,
+        evidence=_evidence(record, signature, fields, line, at_line),
+        fields=fields,
+        entities=entities_of(fields),
+    )
+
+
+def _finding(
+    record: Record,
+    signature: Signature,
+    failure: FailureClass,
+    *,
+    fields: Mapping[str, str],
+    line: str,
+    at_line: int,
+) -> Finding:
+    rank = fields.get("rank") or fields.get("world_rank") or ""
+    subject = Subject(
+        kind=failure.scope,
+        id=next((fields[k] for k in _SUBJECT_KEYS[failure.scope] if fields.get(k)), ""),
+        node=fields.get("node_id") or record.source.node,
+        rank=int(rank) if rank.isdigit() else None,
+    )
+    return Finding(
+        class_id=failure.id,
+        subject=subject,
+        at=record.at or 0.0,
+        dated=record.at is not None,
+        evidence=_evidence(record, signature, fields, line, at_line),
+        signature=signature.id,
+        trust=_trust(record, signature, failure),
+        confidence=signature.confidence,
+        fields=fields,
+        entities=entities_of(fields),
+        acts=signature.maturity == "stable" and record.source.component != "unknown",
+    )
+
+
+def _trust(record: Record, signature: Signature, failure: FailureClass) -> Trust:
+    if signature.trust is not None:
+        return signature.trust
+    if failure.group in _TRUST_OF_GROUP:
+        return _TRUST_OF_GROUP[failure.group]
+    return _TRUST_OF_COMPONENT.get(record.source.component, Trust.PROCESS)

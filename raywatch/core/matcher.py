@@ -1,0 +1,114 @@
+r"""Ruleset -> compiled multi-pattern database; scan(bytes) -> hits.
+
+Hyperscan in block mode with the end-of-line trick (reference/performance.md 1.2): each pattern becomes `(?:P).*$` with
+MULTILINE and without DOTALL, so the engine reports the end of the line once a rule, and Python only looks for the
+line's start. Classes that could cross a newline are rewritten first. Bytes in, bytes matched: never HS_FLAG_UTF8, which
+is undefined on invalid UTF-8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib.metadata import version
+
+import hyperscan
+
+from raywatch.core.signatures import Ruleset
+from raywatch.model import Hit
+
+_FLAGS = hyperscan.HS_FLAG_MULTILINE
+_BITS = 16  # a match is packed as end << 16 | pattern
+_MASK = (1 << _BITS) - 1
+
+
+def line_pattern(pattern: str) -> str:
+    r"""Rewrite a Python pattern so that it names no groups and cannot match across a newline."""
+    out: list[str] = []
+    i, in_class = 0, False
+    while i < len(pattern):
+        two = pattern[i : i + 2]
+        if two in (r"\s", r"\S", r"\W", r"\D"):
+            out.append(_SHORTHAND[two][in_class])
+            i += 2
+        elif two[0] == "\\":
+            out.append(two)
+            i += 2
+        elif not in_class and pattern.startswith("(?P<", i):
+            out.append("(?:")
+            i = pattern.index(">", i) + 1
+        elif not in_class and two == "[^":
+            out.append(r"[^\n")
+            in_class, i = True, i + 2
+            if pattern[i : i + 1] == "]":  # a bracket right behind [^ is a literal
+                out.append(r"\]")
+                i += 1
+        else:
+            in_class = (two[0] == "[" or in_class) and not (in_class and two[0] == "]")
+            out.append(two[0])
+            i += 1
+    return "".join(out)
+
+
+# \s and the negated shorthands match a newline; outside and inside a class.
+_SHORTHAND = {
+    r"\s": (r"[ \t\r\f\v]", r" \t\r\f\v"),
+    r"\S": (r"\S", r"\S"),
+    r"\W": (r"[^\w\n]", r"\W"),
+    r"\D": (r"[^\d\n]", r"\D"),
+}
+
+
+class Matcher:
+    """The compiled ruleset. Not for two threads at once: it owns one scratch space."""
+
+    def __init__(self, ruleset: Ruleset, database: bytes | None = None) -> None:
+        """Compile, or load `database` (from `dump`, of the same `key`)."""
+        pairs = [(i, p) for i, s in enumerate(ruleset.signatures) for p in s.any]
+        self._owner = [i for i, _ in pairs]
+        self._expressions = [_expression(p) for _, p in pairs]
+        digest = hashlib.sha256(version("hyperscan").encode())
+        for expression in self._expressions:
+            digest.update(expression + b"\0")
+        self.key = digest.hexdigest()[:32]
+        self._db = self._load(database) if database else self._compile()
+        self._found: list[int] = []
+
+    def _compile(self) -> hyperscan.Database:
+        db = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+        db.compile(
+            expressions=self._expressions or [b"(?:\\x00raywatch no signature\\x00)"],
+            ids=list(range(len(self._expressions) or 1)),
+            flags=[_FLAGS] * (len(self._expressions) or 1),
+        )
+        return db
+
+    def _load(self, database: bytes) -> hyperscan.Database:
+        db = hyperscan.loadb(database, mode=hyperscan.HS_MODE_BLOCK)
+        db.scratch = hyperscan.Scratch(db)  # loadb leaves it None
+        return db
+
+    def dump(self) -> bytes:
+        """Serialise the database; loading it is a thousand times faster than compiling."""
+        return bytes(hyperscan.dumpb(self._db))
+
+    def _on_match(self, number: int, _start: int, end: int, _flags: int, _context: object) -> None:
+        self._found.append(end << _BITS | number)
+
+    def scan(self, data: bytes) -> list[Hit]:
+        """Return every (signature, line) that matches, by line and signature. Never raises on any bytes."""
+        self._found = []
+        self._db.scan(data, match_event_handler=self._on_match)
+        hits = {self._hit(data, packed) for packed in self._found}
+        return sorted(hits, key=lambda h: (h.start, h.signature))
+
+    def _hit(self, data: bytes, packed: int) -> Hit:
+        end = packed >> _BITS
+        start = data.rfind(b"\n", 0, end) + 1
+        return Hit(self._owner[packed & _MASK], start, end)
+
+
+def _expression(pattern: str) -> bytes:
+    flags = re.match(r"\(\?i\)", pattern)
+    body = pattern[4:] if flags else pattern
+    return f"{'(?i)' if flags else ''}(?:{line_pattern(body)}).*$".encode()

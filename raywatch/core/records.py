@@ -1,0 +1,285 @@
+"""Hits -> records: the log record around a hit, whole, dated, without its prefixes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime, tzinfo
+from typing import NamedTuple
+
+from raywatch.model import Chunk, Hit, Record
+
+MAX_RECORD = 65_536  # bytes of one record that are kept
+MAX_LINES = 400
+_CPP = re.compile(
+    rb"\[(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (?P<level>[TDIWECF]) \d+ \d+\] ?(?:\((?P<part>\w+)\) )?"
+)
+_PYTHON = re.compile(
+    rb"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3})[\t ]+(?P<level>[A-Z]{4,8})\b"
+)
+_ABSL = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")
+_ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+_STREAM = re.compile(
+    r"(?:\((?P<name>[A-Za-z_][\w.:<>]*)(?: \+\S+)?(?: pid=(?P<pid>\d+))?(?:, ip=(?P<ip>[\d.]+))?\) ?"
+    r"|\[(?:rank|default)(?P<rank>\d+)\]: ?|\[(?P<slot>\d+)\]<std(?:err|out)>: ?)+"
+)
+_PAIR = re.compile(
+    r" (cluster_id|job_id|worker_id|node_id|actor_id|task_id|lease_id)=([0-9a-f]+)\b"
+)
+_JSON_KEYS = frozenset(
+    [
+        "job_id",
+        "worker_id",
+        "node_id",
+        "actor_id",
+        "task_id",
+        "run_name",
+        "component",
+        "world_rank",
+        "label",
+        "source_type",
+    ]
+)
+_REPEATED = re.compile(r" ?\[repeated \d+x across cluster\].*$", re.MULTILINE)
+_HEADER = "Traceback (most recent call last):"
+_CHAINS = ("During handling of the above exception", "The above exception was the direct cause")
+
+
+class _Line(NamedTuple):
+    start: int
+    end: int
+    text: str  # without ANSI, carriage return and stream prefix
+    stream: str  # who wrote it, in a file that several share
+
+
+def join(
+    chunk: Chunk, hits: Sequence[Hit], tz: tzinfo, last_at: float | None = None
+) -> list[Record]:
+    """Return the records of a chunk around its hits, each hit in one record. Same input, same output.
+
+    `tz` is that of times without a zone; `last_at` dates what carries no time (unix seconds).
+    """
+    records: list[Record] = []
+    end = 0
+    pending: list[Hit] = []
+    span = (0, 0)
+    for hit in hits:
+        if pending and hit.start < end:
+            pending.append(hit)
+            continue
+        if pending:
+            records.append(_record(chunk, span, pending, tz, last_at))
+        span = _span(chunk, hit, end)
+        end = span[1]
+        pending = [hit]
+    if pending:
+        records.append(_record(chunk, span, pending, tz, last_at))
+    return records
+
+
+def starts_record(line: bytes) -> bool:
+    """Say whether a line opens a record of its own: a dated prefix or a JSON object."""
+    return bool(
+        line.startswith(b'{"') or _CPP.match(line) or _PYTHON.match(line) or _ABSL.match(line)
+    )
+
+
+def last_time(data: bytes, tz: tzinfo) -> float | None:
+    """Return the last time that stands in a piece of log, in unix seconds."""
+    stamps = re.findall(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", data)
+    return _unix(stamps[-1], tz) if stamps else None
+
+
+def _span(chunk: Chunk, hit: Hit, floor: int) -> tuple[int, int]:
+    data = chunk.data
+    if data.startswith(b'{"', hit.start):
+        return hit.start, hit.end
+    before = _lines_before(data, hit.start, floor)
+    own = _line(data, hit.start, hit.end)
+    if starts_record(data[hit.start : hit.start + 64]):
+        return hit.start, _end_of_dated(data, hit.end)
+    for line in before:  # a dated record that this line continues
+        if starts_record(data[line.start : line.start + 64]) and not _is_free(chunk):
+            return line.start, _end_of_dated(data, hit.end)
+    return _traceback_start(own, before), _traceback_end(data, own, before)
+
+
+def _is_free(chunk: Chunk) -> bool:
+    return chunk.source.format == "text"
+
+
+def _end_of_dated(data: bytes, at: int) -> int:
+    for _ in range(MAX_LINES):
+        start = at + 1
+        if start >= len(data) or starts_record(data[start : start + 64]):
+            return min(at, len(data))
+        at = _eol(data, start)
+    return at
+
+
+def _eol(data: bytes, start: int) -> int:
+    end = data.find(b"\n", start)
+    return len(data) if end < 0 else end
+
+
+def _line(data: bytes, start: int, end: int) -> _Line:
+    raw = (
+        _ANSI.sub(b"", data[start : min(end, start + 4096)]).rstrip(b"\r").decode(errors="replace")
+    )
+    match = _STREAM.match(raw)
+    return _Line(
+        start, end, raw[match.end() :] if match else raw, match[0].strip() if match else ""
+    )
+
+
+def _lines_before(data: bytes, start: int, floor: int) -> list[_Line]:
+    """Return the lines above `start`, nearest first, bounded."""
+    lines: list[_Line] = []
+    end = start - 1
+    while end > floor and len(lines) < MAX_LINES and start - end < MAX_RECORD:
+        begin = data.rfind(b"\n", 0, end) + 1
+        lines.append(_line(data, begin, end))
+        end = begin - 1
+    return lines
+
+
+def _indented(text: str) -> bool:
+    return text[:1] in (" ", "\t", "|", "^") or not text.strip()
+
+
+def _traceback_start(own: _Line, before: Sequence[_Line]) -> int:
+    """Find where the (chained) traceback begins that `own` belongs to; its own start if it is in none."""
+    start, seen_body = own.start, own.text.startswith(_HEADER)
+    for line in (b for b in before if b.stream == own.stream):
+        if line.text.startswith(_HEADER):
+            start, seen_body = line.start, True
+        elif seen_body and not _indented(line.text) and not line.text.startswith(_CHAINS):
+            if not _chained(line, before):
+                break
+        elif not _indented(line.text) and not line.text.startswith(_CHAINS):
+            break
+    return start
+
+
+def _chained(line: _Line, before: Sequence[_Line]) -> bool:
+    """Say whether an exception line is followed by a chain marker, so that the record goes on above it."""
+    below = [
+        b for b in before if b.start > line.start and b.stream == line.stream and b.text.strip()
+    ]
+    return bool(below) and below[-1].text.startswith(_CHAINS)
+
+
+def _traceback_end(data: bytes, own: _Line, before: Sequence[_Line]) -> int:
+    """Find where it ends: indented lines, then the exception's own line, then chained ones."""
+    in_body = own.text.startswith(_HEADER) or (
+        _indented(own.text) and any(b.text.startswith(_HEADER) for b in before)
+    )
+    end, at = own.end, own.end
+    for _ in range(MAX_LINES):
+        if at + 1 >= len(data):
+            break
+        line = _line(data, at + 1, _eol(data, at + 1))
+        at = line.end
+        if line.stream != own.stream:
+            continue
+        if line.text.startswith(_HEADER) or line.text.startswith(_CHAINS):
+            in_body = line.text.startswith(_HEADER) or in_body
+            end = at
+        elif line.text.strip() and _indented(line.text):
+            end = at
+        elif not line.text.strip():
+            continue
+        elif in_body:
+            in_body, end = False, at
+        else:
+            break
+    return end
+
+
+def _record(
+    chunk: Chunk, span: tuple[int, int], hits: Sequence[Hit], tz: tzinfo, last_at: float | None
+) -> Record:
+    start, end = span
+    raw = chunk.data[start : min(end, start + MAX_RECORD)]
+    text, at, level, fields, copied = _read(raw, chunk, tz)
+    return Record(
+        source=chunk.source,
+        file=chunk.file,
+        offset=chunk.offset + start,
+        line=chunk.line + chunk.data.count(b"\n", 0, start),
+        text=text,
+        at=at if at is not None else last_at,
+        level=level,
+        fields=fields,
+        signatures=tuple(h.signature for h in hits),
+        hit_lines=tuple(_shown(chunk.data[h.start : h.end]) for h in hits),
+        hit_numbers=tuple(chunk.line + chunk.data.count(b"\n", 0, h.start) for h in hits),
+        copied=copied,
+    )
+
+
+def _shown(line: bytes) -> str:
+    return _ANSI.sub(b"", line[:4096]).decode(errors="replace").strip("\r\n")
+
+
+def _read(
+    raw: bytes, chunk: Chunk, tz: tzinfo
+) -> tuple[str, float | None, str, dict[str, str], bool]:
+    if raw.startswith(b"{"):
+        parsed = _read_json(raw, tz)
+        if parsed:
+            return (*parsed, False)
+    plain = _ANSI.sub(b"", raw)
+    match = _CPP.match(plain) or _PYTHON.match(plain)
+    lines = [_STREAM.sub("", part, count=1) for part in plain.decode(errors="replace").split("\n")]
+    text = _REPEATED.sub("", "\n".join(lines).replace("\r", ""))
+    fields = dict(_PAIR.findall(text))
+    stream = _STREAM.match(plain.decode(errors="replace"))
+    if stream:
+        fields |= {f"stream_{k}": v for k, v in stream.groupdict().items() if v}
+    at = _unix(match["time"], tz) if match else _signal_time(text)
+    level = match["level"].decode() if match else ""
+    return text, at, level, fields, bool(stream) and chunk.source.component in ("dashboard", "job")
+
+
+def _read_json(raw: bytes, tz: tzinfo) -> tuple[str, float | None, str, dict[str, str]] | None:
+    try:
+        row = json.loads(raw)
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    text = str(row.get("message", "")).replace("\\n", "\n").replace("\\t", "\t")
+    if row.get("exc_text"):
+        text += "\n" + str(row["exc_text"])
+    fields = {k: str(v) for k, v in row.items() if k in _JSON_KEYS or k.endswith("_id")}
+    custom = row.get("custom_fields")
+    if isinstance(custom, dict):
+        fields |= {str(k): str(v) for k, v in custom.items() if isinstance(v, (str, int))}
+    level = str(row.get("levelname") or row.get("severity") or "")
+    return text, _json_time(row, tz), level, fields
+
+
+def _json_time(row: dict[str, object], tz: tzinfo) -> float | None:
+    try:
+        if "timestamp_ns" in row:
+            return int(str(row["timestamp_ns"])) / 1e9
+        if "timestamp" in row:
+            return float(str(row["timestamp"]))
+        return _unix(str(row["asctime"]).encode(), tz) if "asctime" in row else None
+    except ValueError:
+        return None
+
+
+def _unix(stamp: bytes, tz: tzinfo) -> float | None:
+    try:
+        parsed = datetime.strptime(stamp.decode(), "%Y-%m-%d %H:%M:%S,%f")  # noqa: DTZ007 - next line
+    except ValueError:
+        return None
+    return parsed.replace(tzinfo=tz).timestamp()
+
+
+def _signal_time(text: str) -> float | None:
+    match = re.search(r"\*\*\* SIG\w+ received at time=(\d{10})\b", text)
+    return float(match[1]) if match else None

@@ -1,0 +1,277 @@
+r"""Signature files as values: parse them, refuse what is wrong with file, line and reason.
+
+A signature says what a line means. Its `any` patterns are matched on raw lines (in JSON lines a newline is the two
+characters `\n` and a quote is `\"`); `unless` and `capture` see the joined record without its prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+import yaml
+
+from raywatch.model import Component, FailureClass, Trust
+
+COMPONENTS = get_args(Component)
+CAPTURE_WINDOW = 16_384  # characters of a record that captures may look at
+CAPTURE_LIMIT = 500  # characters of one captured value
+_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
+_KEYS = frozenset(
+    [
+        "id",
+        "class",
+        "fact",
+        "title",
+        "maturity",
+        "where",
+        "any",
+        "unless",
+        "capture",
+        "set",
+        "trust",
+        "confidence",
+        "ray",
+        "refs",
+        "hits",
+        "misses",
+        "also",
+    ]
+)
+# `(\S+)x` at the start of a pattern is quadratic in Python's `re` (reference/performance.md 1.4).
+_LEADING_REPEAT = re.compile(r"(?:\(\?P<\w+>|\(\?:|\()*(?:\\[SwDW]|\.|\[\^[^\]]*\])[+*]")
+
+
+class SignatureError(Exception):
+    """A signature that cannot be used: `path:line: id: reason`."""
+
+    def __init__(self, path: str, line: int, signature: str, reason: str) -> None:
+        self.path, self.line, self.signature, self.reason = path, line, signature, reason
+        super().__init__(f"{path}:{line}: {signature}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A text that a signature must hit or miss; `gives` are the fields it must capture."""
+
+    text: str
+    gives: Mapping[str, str] = field(default_factory=dict)
+    component: str = ""
+    also: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a line means: a failure class, or a fact (`class_id` is then empty)."""
+
+    id: str
+    class_id: str
+    fact: str
+    title: str
+    maturity: str
+    components: frozenset[str]
+    any: tuple[str, ...]
+    unless: tuple[re.Pattern[str], ...]
+    capture: tuple[re.Pattern[str], ...]
+    constants: Mapping[str, str]
+    trust: Trust | None
+    confidence: float
+    refs: tuple[str, ...]
+    hits: tuple[Sample, ...]
+    misses: tuple[Sample, ...]
+    also: frozenset[str]
+    path: str = ""
+    line: int = 0
+
+    def applies_to(self, component: str) -> bool:
+        """Say whether a line of this component counts; text of unknown origin matches every `where`."""
+        return component == "unknown" or "any" in self.components or component in self.components
+
+    def excluded_by(self, text: str) -> bool:
+        """Say whether an `unless` pattern stands in the record."""
+        return any(p.search(text, 0, CAPTURE_WINDOW) for p in self.unless)
+
+    def captured(self, text: str) -> dict[str, str]:
+        """Return the named groups found in the record, bounded, and the constants of `set`."""
+        found = dict(self.constants)
+        for pattern in self.capture:
+            match = pattern.search(text, 0, CAPTURE_WINDOW)
+            if match:
+                found |= {k: v[:CAPTURE_LIMIT] for k, v in match.groupdict().items() if v}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """All signatures in force; a hit names one by its index."""
+
+    signatures: tuple[Signature, ...]
+    classes: Mapping[str, FailureClass]
+
+    def __post_init__(self) -> None:
+        seen: dict[str, Signature] = {}
+        for s in self.signatures:
+            if s.id in seen:
+                raise SignatureError(
+                    s.path, s.line, s.id, f"the id stands in {seen[s.id].path} too; ids are unique"
+                )
+            seen[s.id] = s
+
+
+def parse_signatures(
+    text: str, path: str, classes: Mapping[str, FailureClass]
+) -> tuple[Signature, ...]:
+    """Parse one signature file. Raises SignatureError for the first mistake."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        rows = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        raise SignatureError(
+            path, line, "-", f"not YAML: {getattr(error, 'problem', error)}"
+        ) from error
+    if not isinstance(rows, list) or node is None:
+        raise SignatureError(path, 1, "-", "a signature file is a list of signatures")
+    lines = [child.start_mark.line + 1 for child in node.value]
+    return tuple(
+        _Entry(path, line, row, classes).signature() for line, row in zip(lines, rows, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    path: str
+    line: int
+    row: object
+    classes: Mapping[str, FailureClass]
+
+    def fail(self, reason: str) -> SignatureError:
+        name = self.row.get("id", "-") if isinstance(self.row, dict) else "-"
+        return SignatureError(self.path, self.line, str(name), reason)
+
+    def signature(self) -> Signature:
+        row = self.row
+        if not isinstance(row, dict):
+            raise self.fail("a signature is a mapping with id, class, title, where, any")
+        unknown = sorted(set(row) - _KEYS)
+        if unknown:
+            raise self.fail(f"unknown key {unknown[0]!r}; allowed are {', '.join(sorted(_KEYS))}")
+        return Signature(
+            id=self._id(row),
+            class_id=self._class(row),
+            fact=str(row.get("fact", "")),
+            title=str(row.get("title", "")),
+            maturity=self._one_of(row, "maturity", ("stable", "trial"), "stable"),
+            components=self._components(row),
+            any=self._patterns(row, "any", required=True),
+            unless=self._compiled(row, "unless"),
+            capture=self._compiled(row, "capture"),
+            constants={str(k): str(v) for k, v in (row.get("set") or {}).items()},
+            trust=self._trust(row),
+            confidence=self._confidence(row),
+            refs=tuple(row.get("refs") or ()),
+            hits=self._samples(row, "hits"),
+            misses=self._samples(row, "misses"),
+            also=frozenset(row.get("also") or ()),
+            path=self.path,
+            line=self.line,
+        )
+
+    def _id(self, row: Mapping[str, object]) -> str:
+        name = row.get("id")
+        if not isinstance(name, str) or not _ID.match(name):
+            raise self.fail("id must be kebab-case, like memory-monitor-kill")
+        return name
+
+    def _class(self, row: Mapping[str, object]) -> str:
+        if ("class" in row) == ("fact" in row):
+            raise self.fail("give exactly one of class (a failure) and fact (no failure)")
+        name = str(row.get("class", ""))
+        if "class" in row and name not in self.classes:
+            raise self.fail(f"class {name!r} is not in the taxonomy")
+        return name
+
+    def _one_of(
+        self, row: Mapping[str, object], key: str, allowed: Sequence[str], default: str
+    ) -> str:
+        value = row.get(key, default)
+        if value not in allowed:
+            raise self.fail(f"{key} {value!r} must be one of {', '.join(allowed)}")
+        return str(value)
+
+    def _components(self, row: Mapping[str, object]) -> frozenset[str]:
+        where = row.get("where")
+        names = where.get("component") if isinstance(where, dict) else None
+        if not isinstance(names, list) or not names:
+            raise self.fail("where: {component: [...]} is required; [any] for every component")
+        wrong = [n for n in names if n not in COMPONENTS and n != "any"]
+        if wrong:
+            raise self.fail(f"component {wrong[0]!r} must be one of {', '.join(COMPONENTS)}, any")
+        return frozenset(names)
+
+    def _patterns(
+        self, row: Mapping[str, object], key: str, *, required: bool = False
+    ) -> tuple[str, ...]:
+        value = row.get(key, [])
+        patterns = [value] if isinstance(value, str) else value
+        if not isinstance(patterns, list) or (required and not patterns):
+            raise self.fail(f"{key} must be a list of regular expressions")
+        for pattern in patterns:
+            self._check_pattern(key, pattern)
+        return tuple(patterns)
+
+    def _check_pattern(self, key: str, pattern: object) -> None:
+        if not isinstance(pattern, str):
+            raise self.fail(f"{key}: {pattern!r} must be a text")
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise self.fail(f"{key}: {pattern!r} is no regular expression: {error}") from error
+        if re.search(r"\(\?(?:=|!|<=|<!|>|P=|\()|\\[1-9]", pattern):
+            raise self.fail(
+                f"{key}: {pattern!r} has a look-around or back-reference; they are not linear"
+            )
+        if compiled.search(""):
+            raise self.fail(f"{key}: {pattern!r} matches the empty string")
+        if _LEADING_REPEAT.match(pattern):
+            raise self.fail(
+                f"{key}: {pattern!r} starts with an unbounded repeat, which is quadratic; anchor it"
+            )
+
+    def _compiled(self, row: Mapping[str, object], key: str) -> tuple[re.Pattern[str], ...]:
+        return tuple(re.compile(p, re.MULTILINE) for p in self._patterns(row, key))
+
+    def _trust(self, row: Mapping[str, object]) -> Trust | None:
+        name = row.get("trust")
+        if name is None:
+            return None
+        if str(name).upper() not in Trust.__members__:
+            raise self.fail(
+                f"trust {name!r} must be one of {', '.join(t.lower() for t in Trust.__members__)}"
+            )
+        return Trust[str(name).upper()]
+
+    def _confidence(self, row: Mapping[str, object]) -> float:
+        value = row.get("confidence", 0.9)
+        if not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise self.fail("confidence must be a number above 0 and at most 1")
+        return float(value)
+
+    def _samples(self, row: Mapping[str, object], key: str) -> tuple[Sample, ...]:
+        rows = row.get(key, [])
+        if not isinstance(rows, list):
+            raise self.fail(f"{key} must be a list")
+        return tuple(self._sample(key, r) for r in rows)
+
+    def _sample(self, key: str, row: object) -> Sample:
+        if isinstance(row, str):
+            return Sample(row)
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise self.fail(f"{key}: a sample is a text or a mapping with text")
+        gives = {str(k): str(v) for k, v in (row.get("gives") or {}).items()}
+        return Sample(
+            row["text"], gives, str(row.get("component", "")), frozenset(row.get("also") or ())
+        )

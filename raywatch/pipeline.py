@@ -1,0 +1,129 @@
+"""Files -> findings: what daemon, scan and explain share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import tzinfo
+from pathlib import Path
+
+from raywatch.core.classify import classify
+from raywatch.core.matcher import Matcher
+from raywatch.core.records import MAX_RECORD, join
+from raywatch.core.signatures import Ruleset, parse_signatures
+from raywatch.core.taxonomy import parse_taxonomy
+from raywatch.model import Chunk, Fact, FileId, Finding, Source
+from raywatch.resources import resource_dir
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A ruleset and its compiled database."""
+
+    ruleset: Ruleset
+    matcher: Matcher
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a chunk said. `upto` is the offset behind the last record that was whole."""
+
+    findings: tuple[Finding, ...]
+    facts: tuple[Fact, ...]
+    upto: int
+
+
+def load_ruleset(paths: Sequence[str] = ()) -> Ruleset:
+    """Read the taxonomy, the shipped signatures and those of `paths`. Raises SignatureError, OSError."""
+    rules = resource_dir("rules")
+    classes = parse_taxonomy((rules / "taxonomy.yaml").read_text())
+    files = sorted((rules / "signatures").glob("*.yaml")) + _user_files(paths)
+    signatures = [s for f in files for s in parse_signatures(f.read_text(), str(f), classes)]
+    return Ruleset(tuple(signatures), classes)
+
+
+def _user_files(paths: Iterable[str]) -> list[Path]:
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
+    return found
+
+
+def load_engine(paths: Sequence[str] = ()) -> Engine:
+    """Load and compile the signatures."""
+    ruleset = load_ruleset(paths)
+    return Engine(ruleset, Matcher(ruleset))
+
+
+def examine(engine: Engine, chunk: Chunk, tz: tzinfo, last_at: float | None = None) -> Examined:
+    """Scan a chunk. A record that touches the end of a chunk that is not final waits for more."""
+    hits = engine.matcher.scan(chunk.data)
+    if not hits:
+        return Examined((), (), chunk.end)
+    findings: list[Finding] = []
+    facts: list[Fact] = []
+    upto = chunk.end
+    for record in join(chunk, hits, tz, last_at):
+        if not chunk.final and _is_open(chunk, record.offset):
+            upto = record.offset
+            break
+        new_findings, new_facts = classify(record, engine.ruleset)
+        findings += new_findings
+        facts += new_facts
+    return Examined(tuple(findings), tuple(facts), upto)
+
+
+def _is_open(chunk: Chunk, offset: int) -> bool:
+    """Say whether a record that starts at `offset` may go on behind the chunk: it is near its end."""
+    return offset > chunk.offset and chunk.end - offset < MAX_RECORD
+
+
+BLOCK = 4 << 20
+
+
+def chunks_of(source: Source, blocks: Iterator[bytes], read_at: float) -> Iterator[Chunk]:
+    """Cut a stream of bytes into chunks of whole lines; a line longer than a block is cut."""
+    rest, offset, line = b"", 0, 1
+    for block in blocks:
+        data = rest + block
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(data) < BLOCK:
+            rest = data
+            continue
+        cut = cut or len(data)
+        whole, rest = data[:cut], data[cut:]
+        yield Chunk(source, FileId(0, 0), offset, line, whole, read_at)
+        offset += len(whole)
+        line += whole.count(b"\n")
+    if rest:
+        yield Chunk(source, FileId(0, 0), offset, line, rest, read_at, final=True)
+
+
+def examine_stream(
+    engine: Engine, source: Source, blocks: Iterator[bytes], tz: tzinfo, last_at: float | None
+) -> Examined:
+    """Scan a whole file from a stream in bounded memory; an open record is carried into the next chunk."""
+    findings: list[Finding] = []
+    facts: list[Fact] = []
+    held: Chunk | None = None
+    for chunk in chunks_of(source, blocks, 0.0):
+        joined = (
+            chunk if held is None else replace(held, data=held.data + chunk.data, final=chunk.final)
+        )
+        seen = examine(engine, joined, tz, last_at)
+        findings += seen.findings
+        facts += seen.facts
+        held = _behind(joined, seen.upto)
+    if held is not None:
+        seen = examine(engine, replace(held, final=True), tz, last_at)
+        findings += seen.findings
+        facts += seen.facts
+    return Examined(tuple(findings), tuple(facts), 0)
+
+
+def _behind(chunk: Chunk, upto: int) -> Chunk | None:
+    at = upto - chunk.offset
+    if at >= len(chunk.data):
+        return None
+    line = chunk.line + chunk.data.count(b"\n", 0, at)
+    return replace(chunk, offset=upto, line=line, data=chunk.data[at:])
