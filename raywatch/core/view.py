@@ -1,0 +1,110 @@
+"""State -> what others may see: plain JSON values with times in RFC 3339."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import TypedDict
+
+from raywatch.model import Evidence, FailureClass, Incident, Subject
+
+
+class LineJson(TypedDict):
+    """A line that proves something."""
+
+    file: str
+    line: int
+    text: str
+    at: str | None
+    signature: str
+
+
+class SubjectJson(TypedDict):
+    """Whom an incident is about."""
+
+    kind: str
+    id: str
+    node: str
+    rank: int | None
+
+
+# `class` is a keyword, so the functional form.
+CountJson = TypedDict("CountJson", {"class": str, "count": int})
+IncidentJson = TypedDict(
+    "IncidentJson",
+    {
+        "id": str,
+        "class": str,
+        "group": str,
+        "title": str,
+        "role": str,
+        "subject": SubjectJson,
+        "scope": str,
+        "first_at": str | None,
+        "last_at": str | None,
+        "state": str,
+        "confidence": float,
+        "root": LineJson,
+        "fields": dict[str, str],
+        "evidence": list[LineJson],
+        "explains": list[CountJson],
+        "runs": list[str],
+        "resume": str,
+        "culprit": SubjectJson | None,
+        "world_sizes": list[int],
+    },
+)
+
+
+def rfc3339(at: float | None) -> str | None:
+    """Write unix seconds in RFC 3339, UTC; None for what has no time."""
+    if not at:
+        return None
+    stamp = datetime.fromtimestamp(at, timezone.utc)
+    return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def resume_of(incident: Incident, failure: FailureClass) -> str:
+    """Return the effective decision: the class's, or `none` once Ray itself restarted what was hurt."""
+    return "none" if incident.restarted else failure.resume
+
+
+def incident_json(incident: Incident, classes: Mapping[str, FailureClass]) -> IncidentJson:
+    """Show an incident as the command line and the API do."""
+    failure = classes[incident.class_id]
+    runs = sorted(e.id for e in incident.entities if e.kind == "run")
+    return {
+        "id": incident.id,
+        "class": incident.class_id,
+        "group": failure.group,
+        "title": failure.title,
+        "role": failure.role,
+        "subject": _subject(incident.subject),
+        "scope": failure.scope,
+        "first_at": rfc3339(incident.first_at),
+        "last_at": rfc3339(incident.last_at),
+        "state": "resolved" if incident.restarted else incident.state,
+        "confidence": incident.confidence,
+        "root": _line(incident.root),
+        "fields": dict(incident.fields),
+        "evidence": [_line(e) for e in incident.evidence],
+        "explains": [{"class": c, "count": n} for c, n in incident.explains],
+        "runs": list(incident.runs) or runs,
+        "resume": resume_of(incident, failure),
+        "culprit": _subject(incident.culprit) if incident.culprit else None,
+        "world_sizes": list(incident.world_sizes),
+    }
+
+
+def _subject(subject: Subject) -> SubjectJson:
+    return {"kind": subject.kind, "id": subject.id, "node": subject.node, "rank": subject.rank}
+
+
+def _line(evidence: Evidence) -> LineJson:
+    return {
+        "file": evidence.file,
+        "line": evidence.line,
+        "text": evidence.text,
+        "at": rfc3339(evidence.at),
+        "signature": evidence.signature,
+    }
