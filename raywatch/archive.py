@@ -56,6 +56,6 @@ def _tar(path: str) -> Iterator[Member]:
                 yield Member(f"{path}!/{entry.name}", _blocks(stream))
 
 
-def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
+def _blocks(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
     while block := stream.read(BLOCK):
         yield block

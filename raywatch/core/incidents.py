@@ -24,6 +24,7 @@ from raywatch.model import (
 )
 
 WINDOW_S = 90.0  # a vanished node is declared dead after 64 s; its symptoms come with it
+COPY_S = 2.0
 LOOSE_S = 45.0  # for symptoms that name nobody
 EARLY_S = 5.0  # a symptom may be written before the end that caused it
 MAX_EVIDENCE = 24
@@ -87,7 +88,7 @@ def _sized(state: State, run: str, size: int) -> State:
 
 def _linked(state: State, entities: frozenset[Entity]) -> State:
     """Join who is named together: a worker with its job, run, actor and pid."""
-    anchors = [e for e in entities if e.kind in ("worker", "actor")]
+    anchors = [e for e in entities if e.kind in ("worker", "actor", "submission")]
     others = frozenset(e for e in entities if e.kind in _BINDING)
     fresh = {a: state.links.get(a, frozenset()) | (others - {a}) for a in anchors}
     changed = {a: known for a, known in fresh.items() if known != state.links.get(a)}
@@ -150,8 +151,10 @@ def _belongs(incident: Incident, finding: Finding, role: str) -> bool:
     mine, theirs = finding.subject, incident.subject
     if mine.kind == theirs.kind == "node" and mine.node and theirs.node:
         return mine.node == theirs.node
-    if "cluster" in (mine.kind, theirs.kind):
+    if "cluster" in (mine.kind, theirs.kind) or _is_copy(incident, finding):
         return True
+    if mine.kind == "node" and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
+        return mine.node == theirs.node  # strangers of one job do not die of each other's nodes
     if any(e.kind in _BINDING for e in finding.entities & incident.entities):
         return True
     if "node" in (mine.kind, theirs.kind) and _shares_node(incident, finding):
@@ -159,6 +162,13 @@ def _belongs(incident: Incident, finding: Finding, role: str) -> bool:
     return _is_loose(finding, role) and abs(finding.at - incident.last_at) <= LOOSE_S * (
         1 if finding.dated else 1e9
     )
+
+
+def _is_copy(incident: Incident, finding: Finding) -> bool:
+    """One failure is written up to eight times, often without saying about whom."""
+    mine, theirs = finding.subject.id, incident.subject.id
+    same = finding.class_id == incident.class_id and (mine == theirs or not (mine and theirs))
+    return same and abs(finding.at - incident.last_at) <= COPY_S
 
 
 def _shares_node(incident: Incident, finding: Finding) -> bool:
@@ -211,7 +221,7 @@ def _attach(
     same = finding.class_id == incident.class_id
     if not same:
         grown = replace(grown, explains=_counted(grown.explains, explained))
-    if better and not same:
+    if better:
         grown = _renamed(grown, finding)
     grown = _with_sizes(state, _with_culprit(state, _with_restart(grown, finding), finding))
     others = tuple(grown if i.id == incident.id else i for i in state.incidents)
@@ -247,6 +257,8 @@ def _counted(explains: tuple[tuple[str, int], ...], class_id: str) -> tuple[tupl
 
 
 def _with_restart(incident: Incident, finding: Finding) -> Incident:
+    if not finding.dated:  # a copy without a time cannot say what came last
+        return incident
     if finding.class_id == "train_restarted":
         return replace(incident, restarted=True, gave_up=False)
     if finding.class_id in ("train_failed", "job_driver_failed"):
@@ -325,6 +337,11 @@ def correlate_all(
     undated_may_open: bool = True,
 ) -> tuple[State, tuple[Change, ...]]:
     """Put facts and findings in, in the order of their times; what has no time comes last."""
+    findings = tuple(findings)
+    facts = tuple(facts)
+    known: tuple[Fact | Finding, ...] = (*facts, *findings)
+    for item in known:  # the whole story is here: know first who belongs to whom
+        state = _linked(state, item.entities)
     dated: list[Fact | Finding] = [*facts, *(f for f in findings if f.dated)]
     changes: list[Change] = []
     for item in sorted(dated, key=lambda i: i.at):

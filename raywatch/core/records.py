@@ -219,6 +219,12 @@ def _record(
     )
 
 
+def _bare(line: str) -> str:
+    """Take the prefix of a shared stream off the start of a line."""
+    match = _STREAM.match(line)
+    return line[match.end() :] if match else line
+
+
 def _shown(line: bytes) -> str:
     return _ANSI.sub(b"", line[:4096]).decode(errors="replace").strip("\r\n")
 
@@ -232,7 +238,7 @@ def _read(
             return (*parsed, False)
     plain = _ANSI.sub(b"", raw)
     match = _CPP.match(plain) or _PYTHON.match(plain)
-    lines = [_STREAM.sub("", part, count=1) for part in plain.decode(errors="replace").split("\n")]
+    lines = [_bare(part) for part in plain.decode(errors="replace").split("\n")]
     text = _REPEATED.sub("", "\n".join(lines).replace("\r", ""))
     fields = dict(_PAIR.findall(text))
     stream = _STREAM.match(plain.decode(errors="replace"))
