@@ -49,8 +49,8 @@ _SUBJECT_KEYS: Mapping[str, tuple[str, ...]] = {
     "node": ("node_id", "node_ip", "node"),
     "worker": ("worker_id", "pid", "world_rank", "stream_pid"),
     "actor": ("actor_id", "actor", "worker_id", "pid", "stream_pid"),
-    "job": ("submission_id", "job_id", "client_id", "path"),
-    "run": ("run_name", "submission_id", "job_id", "path"),
+    "job": ("submission_id", "job_id", "client_id"),
+    "run": ("run_name", "submission_id", "job_id"),
     "device": ("device", "pid"),
 }
 _SNIPPET = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]", re.MULTILINE)

@@ -27,7 +27,9 @@ WINDOW_S = 90.0  # a vanished node is declared dead after 64 s; its symptoms com
 COPY_S = 2.0
 LOOSE_S = 45.0  # for symptoms that name nobody
 EARLY_S = 5.0  # a symptom may be written before the end that caused it
+NODE_TO_WORKER_S = 20.0  # a node that dies under a worker is known dead after 14 s
 MAX_EVIDENCE = 24
+MAX_WAITING = 64
 _ROLE_RANK = {"root": 2, "symptom": 1, "warning": 0, "benign": -1}
 _BREADTH = {"cluster": 3, "node": 2}
 _NODE_ENDS = frozenset(
@@ -47,6 +49,7 @@ class State:
     ends: Mapping[str, Finding] = field(default_factory=dict)  # planned ends of nodes, by node id
     links: Mapping[Entity, frozenset[Entity]] = field(default_factory=dict)
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # run -> world sizes
+    waiting: tuple[Finding, ...] = ()  # warnings that no incident explains yet
 
 
 def note(state: State, fact: Fact) -> State:
@@ -117,6 +120,8 @@ def correlate(
         return _attach(state, incident, finding, classes)
     if finding.class_id == "node_terminated_expected":
         return replace(state, ends={**state.ends, finding.subject.node: finding}), ()
+    if role == "warning" and finding.dated:
+        return replace(state, waiting=(*state.waiting[-MAX_WAITING + 1 :], finding)), ()
     if role == "warning" or not may_open:
         return state, ()
     return _open(state, finding, classes)
@@ -154,9 +159,12 @@ def _belongs(incident: Incident, finding: Finding, role: str) -> bool:
     if "cluster" in (mine.kind, theirs.kind) or _is_copy(incident, finding):
         return True
     if mine.kind == "node" and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
-        return mine.node == theirs.node  # strangers of one job do not die of each other's nodes
+        # Strangers of one job do not die of each other's nodes, nor long before their own.
+        return mine.node == theirs.node and finding.at - incident.last_at <= NODE_TO_WORKER_S
     if any(e.kind in _BINDING for e in finding.entities & incident.entities):
         return True
+    if incident.class_id == "spot_preemption" and finding.fields.get("source") == "preemption":
+        return True  # Ray Train names the cause of its decision, not the node
     if "node" in (mine.kind, theirs.kind) and _shares_node(incident, finding):
         return True
     return _is_loose(finding, role) and abs(finding.at - incident.last_at) <= LOOSE_S * (
@@ -168,6 +176,8 @@ def _is_copy(incident: Incident, finding: Finding) -> bool:
     """One failure is written up to eight times, often without saying about whom."""
     mine, theirs = finding.subject.id, incident.subject.id
     same = finding.class_id == incident.class_id and (mine == theirs or not (mine and theirs))
+    if not finding.dated and incident.first_at == 0:
+        return same and finding.evidence.file == incident.root.file
     return same and abs(finding.at - incident.last_at) <= COPY_S
 
 
@@ -309,11 +319,15 @@ def _open(
     )
     incident = _with_culprit(state, _with_restart(incident, first), first)
     state = replace(state, incidents=(*state.incidents, incident))
-    opened = (Change("opened", incident, first),)
-    if end is None:
-        return state, opened
-    state, changes = _attach(state, incident, finding, classes)
-    return state, opened + changes
+    changes = [Change("opened", incident, first)]
+    earlier = [
+        w for w in state.waiting if _is_near(incident, w) and _belongs(incident, w, "warning")
+    ]
+    state = replace(state, waiting=tuple(w for w in state.waiting if w not in earlier))
+    for more in (*earlier, *((finding,) if end else ())):
+        state, new = _attach(state, state.incidents[-1], more, classes)
+        changes += new
+    return state, tuple(changes)
 
 
 def _planned_end(state: State, finding: Finding) -> Finding | None:

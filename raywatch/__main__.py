@@ -1,0 +1,5 @@
+"""`python -m raywatch`."""
+
+from raywatch.cli import main
+
+main()

@@ -1,0 +1,199 @@
+"""The command line: one thin function a verb; what a verb needs is imported inside it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import click
+
+from raywatch import __version__
+
+_RELATIVE = re.compile(r"(\d+)([smhd])\Z")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class _Time(click.ParamType[float]):
+    """RFC 3339, `2026-11-23 07:00` (UTC), or `15m`, `2h`, `3d` ago."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value)
+        relative = _RELATIVE.match(text)
+        if relative:
+            ago = timedelta(**{_UNITS[relative[2]]: int(relative[1])})
+            return (datetime.now(timezone.utc) - ago).timestamp()
+        try:
+            at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        except ValueError:
+            self.fail(
+                f"{text!r} is no time; give 2026-11-23T07:00:00Z, '2026-11-23 07:00' or 15m",
+                param,
+                ctx,
+            )
+        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+_RULES = click.option(
+    "--rules",
+    multiple=True,
+    type=click.Path(exists=True),
+    help="More signatures: a file or a folder.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="raywatch")
+def cli() -> None:
+    """Say why training on Ray failed, with the line that proves it."""
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--since", type=_Time(), help="Only what was logged from then on.")
+@click.option("--until", type=_Time(), help="Only what was logged until then.")
+@click.option(
+    "--tz", default="UTC", show_default=True, help="Zone of times without one: Ray's own logs."
+)
+@_RULES
+@_JSON
+def scan(
+    paths: tuple[str, ...],
+    since: float | None,
+    until: float | None,
+    *,
+    tz: str,
+    rules: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Say what failed in saved logs: folders, files, .gz and .tar.gz.
+
+    Exit code: 0 nothing failed, 1 something failed, 2 usage or input error.
+    """
+    from raywatch.scan import render_scan, scan_exit_code, scan_paths, show_progress
+
+    shows = sys.stderr.isatty() and not as_json
+    try:
+        result = scan_paths(
+            paths,
+            since=since,
+            until=until,
+            tz=tz,
+            rules=rules,
+            progress=show_progress if shows else None,
+        )
+    finally:
+        if shows:
+            click.echo("\r\x1b[K", nl=False, err=True)
+    click.echo(render_scan(result, as_json=as_json))
+    return scan_exit_code(result)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True)
+@_RULES
+@_JSON
+def explain(files: tuple[str, ...], *, rules: tuple[str, ...], as_json: bool) -> int:
+    """Say what a log or a pasted text means; `-` reads standard input.
+
+    Exit code: 0 nothing failed, 1 something failed, 2 usage or input error.
+    """
+    from raywatch.explain import explain_exit_code, explain_files, render_explanations
+
+    explanations = explain_files(files, rules=rules)
+    click.echo(render_explanations(explanations, as_json=as_json))
+    return explain_exit_code(explanations)
+
+
+@cli.group()
+def rules() -> None:
+    """Signatures: list them, check your own, export the shipped ones."""
+
+
+@rules.command(name="check")
+@click.argument("paths", nargs=-1, type=click.Path(exists=True))
+def check_rules(paths: tuple[str, ...]) -> int:
+    """Check signature files against their own samples (and those that are shipped)."""
+    from raywatch.core.samples import check
+    from raywatch.pipeline import load_engine
+
+    engine = load_engine(paths)
+    problems = check(engine.ruleset, engine.matcher)
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo(f"{len(engine.ruleset.signatures)} signatures, {len(problems)} problems")
+    return 2 if problems else 0
+
+
+@rules.command(name="list")
+@_RULES
+@_JSON
+def list_rules(*, rules: tuple[str, ...], as_json: bool) -> int:
+    """List the signatures in force."""
+    import json
+
+    from raywatch.pipeline import load_ruleset
+
+    rows = [
+        {"id": s.id, "class": s.class_id, "fact": s.fact, "title": s.title, "file": s.path}
+        for s in load_ruleset(rules).signatures
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        click.echo(f"{row['id']:28} {row['class'] or 'fact ' + row['fact']:28} {row['title']}")
+    return 0
+
+
+@rules.command()
+@click.argument("folder", type=click.Path(file_okay=False))
+def export(folder: str) -> int:
+    """Copy the shipped rules to a new FOLDER."""
+    from raywatch.resources import resource_dir
+
+    if Path(folder).exists():
+        raise click.UsageError(f"{folder} exists; give a folder that does not")
+    shutil.copytree(resource_dir("rules"), folder)
+    return 0
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print what makes SHELL complete raywatch; put it into its start-up file."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise click.UsageError(f"no completion for {shell}")
+    click.echo(found(cli, {}, "raywatch", "_RAYWATCH_COMPLETE").source())
+    return 0
+
+
+def main() -> None:
+    """Run the command line. Errors of ours are one line on standard error and exit code 2."""
+    from raywatch.archive import ArchiveError
+    from raywatch.core.signatures import SignatureError
+    from raywatch.terminal import safe
+
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except click.Abort:
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    except (ArchiveError, SignatureError, ValueError, OSError) as error:
+        click.echo(f"raywatch: {safe(str(error))}", err=True)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
