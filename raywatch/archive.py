@@ -36,16 +36,19 @@ def members(path: str) -> Iterator[Member]:
     yield from _file(path)
 
 
+_BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError)
+
+
 def _file(path: str) -> Iterator[Member]:
     try:
-        if path.endswith((".tar.gz", ".tgz", ".tar")):
+        if path.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar")):
             yield from _tar(path)
-        else:
-            opened = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # noqa: SIM115
-            with opened as stream:
-                yield Member(path.removesuffix(".gz"), _blocks(stream))
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+            return
+        opened = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # noqa: SIM115
+    except _BROKEN as error:
         raise ArchiveError(f"{path}: {error}") from error
+    with opened as stream:
+        yield Member(path.removesuffix(".gz"), _blocks(path, stream))
 
 
 def _tar(path: str) -> Iterator[Member]:
@@ -53,9 +56,13 @@ def _tar(path: str) -> Iterator[Member]:
         for entry in archive:
             stream = archive.extractfile(entry) if entry.isfile() else None
             if stream is not None:
-                yield Member(f"{path}!/{entry.name}", _blocks(stream))
+                yield Member(f"{path}!/{entry.name}", _blocks(path, stream))
 
 
-def _blocks(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
-    while block := stream.read(BLOCK):
-        yield block
+def _blocks(path: str, stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    """Read a stream to its end. It is the consumer who reads, so the error is caught here."""
+    try:
+        while block := stream.read(BLOCK):
+            yield block
+    except _BROKEN as error:
+        raise ArchiveError(f"{path}: {error}") from error

@@ -160,7 +160,7 @@ def _belongs(incident: Incident, finding: Finding, role: str) -> bool:
         return True
     if mine.kind == "node" and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
         # Strangers of one job do not die of each other's nodes, nor long before their own.
-        return mine.node == theirs.node and finding.at - incident.last_at <= NODE_TO_WORKER_S
+        return mine.node == theirs.node and finding.at - incident.first_at <= NODE_TO_WORKER_S
     if any(e.kind in _BINDING for e in finding.entities & incident.entities):
         return True
     if incident.class_id == "spot_preemption" and finding.fields.get("source") == "preemption":

@@ -9,12 +9,11 @@ is undefined on invalid UTF-8.
 from __future__ import annotations
 
 import hashlib
-import re
 from importlib.metadata import version
 
 import hyperscan
 
-from raywatch.core.signatures import Ruleset
+from raywatch.core.signatures import Ruleset, SignatureError
 from raywatch.model import Hit
 
 _FLAGS = hyperscan.HS_FLAG_MULTILINE
@@ -50,13 +49,24 @@ def line_pattern(pattern: str) -> str:
     return "".join(out)
 
 
-# \s and the negated shorthands match a newline; outside and inside a class.
+# \s and the negated shorthands match a newline; outside and inside a class. \x0b: in a class, \v is PCRE's "any
+# vertical space", which holds the newline.
 _SHORTHAND = {
-    r"\s": (r"[ \t\r\f\v]", r" \t\r\f\v"),
+    r"\s": (r"[ \t\r\f\x0b]", r" \t\r\f\x0b"),
     r"\S": (r"\S", r"\S"),
     r"\W": (r"[^\w\n]", r"\W"),
     r"\D": (r"[^\d\n]", r"\D"),
 }
+
+
+def _compile(expressions: list[bytes]) -> hyperscan.Database:
+    db = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+    db.compile(
+        expressions=expressions,
+        ids=list(range(len(expressions))),
+        flags=[_FLAGS] * len(expressions),
+    )
+    return db
 
 
 class Matcher:
@@ -71,17 +81,24 @@ class Matcher:
         for expression in self._expressions:
             digest.update(expression + b"\0")
         self.key = digest.hexdigest()[:32]
-        self._db = self._load(database) if database else self._compile()
+        self._db = self._load(database) if database else self._compile_all(ruleset)
         self._found: list[int] = []
 
-    def _compile(self) -> hyperscan.Database:
-        db = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-        db.compile(
-            expressions=self._expressions or [b"(?:\\x00raywatch no signature\\x00)"],
-            ids=list(range(len(self._expressions) or 1)),
-            flags=[_FLAGS] * (len(self._expressions) or 1),
-        )
-        return db
+    def _compile_all(self, ruleset: Ruleset) -> hyperscan.Database:
+        try:
+            return _compile(self._expressions or [b"\\x00raywatch has no signature\\x00"])
+        except hyperscan.error as error:
+            raise self._refused(ruleset, error) from error
+
+    def _refused(self, ruleset: Ruleset, error: Exception) -> SignatureError:
+        """Find the pattern that the engine refuses."""
+        for owner, expression in zip(self._owner, self._expressions, strict=True):
+            try:
+                _compile([expression])
+            except hyperscan.error as reason:  # noqa: PERF203 - on the way to an error
+                s = ruleset.signatures[owner]
+                return SignatureError(s.path, s.line, s.id, f"any: the engine refuses it: {reason}")
+        return SignatureError("-", 0, "-", f"the engine refuses the signatures together: {error}")
 
     def _load(self, database: bytes) -> hyperscan.Database:
         db = hyperscan.loadb(database, mode=hyperscan.HS_MODE_BLOCK)
@@ -109,6 +126,8 @@ class Matcher:
 
 
 def _expression(pattern: str) -> bytes:
-    flags = re.match(r"\(\?i\)", pattern)
-    body = pattern[4:] if flags else pattern
-    return f"{'(?i)' if flags else ''}(?:{line_pattern(body)}).*$".encode()
+    flags = "(?i)" if pattern.startswith("(?i)") else ""
+    body = pattern[len(flags) :]
+    if body.endswith("$") and not body.endswith("\\$"):  # it reports the end of the line by itself
+        return f"{flags}(?:{line_pattern(body[:-1])})$".encode()
+    return f"{flags}(?:{line_pattern(body)}).*$".encode()

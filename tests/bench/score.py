@@ -20,7 +20,8 @@ from raywatch.scan import scan_paths
 
 def unpack(corpus: Path, name: str, into: Path) -> list[str]:
     """Return the paths that a scan of the scenario is given."""
-    with tarfile.open(corpus / f"{name}.tar.gz") as archive:
+    packed = next(corpus.glob(f"{name}.tar.?z"))
+    with tarfile.open(packed) as archive:
         archive.extractall(into, filter="data")
     roots = [
         p for p in into.rglob("logs") if p.is_dir() and not any(q.name == "logs" for q in p.parents)

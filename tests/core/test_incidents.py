@@ -1,0 +1,155 @@
+"""Findings on a timetable -> incidents: root before symptom, copies never counted twice."""
+
+from functools import reduce
+
+from raywatch.core.incidents import State, correlate, correlate_all, note
+from raywatch.model import Entity, Evidence, Fact, Finding, Subject, Trust
+from raywatch.pipeline import load_ruleset
+
+CLASSES = load_ruleset().classes
+N1, N2 = "1" * 56, "2" * 56
+
+
+def at(when, class_id, *, node="", trust=Trust.RAY, who="", job="", component="gcs", **fields):
+    """A finding at a time, about a node, worker `who` or job."""
+    entities = {Entity(k, v) for k, v in (("node", node), ("worker", who), ("job", job)) if v}
+    failure = CLASSES[class_id]
+    return Finding(
+        class_id,
+        Subject(failure.scope, who or (node if failure.scope == "node" else job), node),
+        float(when),
+        when > 0,
+        Evidence(f"{component}.out", int(when) + 1, class_id, float(when), component, class_id),
+        "sig",
+        trust,
+        fields=fields,
+        entities=frozenset(entities),
+    )
+
+
+def drain(when, node, message="reclaimed"):
+    """A drain for preemption."""
+    evidence = Evidence("raylet.out", 1, "drain", float(when), "raylet")
+    fields = {"node_id": node, "reason": "PREEMPTION", "message": message, "deadline_ms": "0"}
+    return Fact("drain", float(when), evidence, fields)
+
+
+def run(*items):
+    """Play a timetable; return (class, explained classes) of each incident."""
+
+    def play(state, item):
+        return note(state, item) if isinstance(item, Fact) else correlate(state, item, CLASSES)[0]
+
+    state = reduce(play, items, State())
+    return [(i.class_id, dict(i.explains)) for i in state.incidents]
+
+
+def test_a_root_takes_over_from_its_symptom_and_keeps_the_id():
+    """The broken ring is seen first; the dead node explains it under the same id."""
+    state, (opened,) = correlate(
+        State(), at(10, "ring_break", job="j", node=N1, trust=Trust.COLLECTIVE), CLASSES
+    )
+    state, (changed,) = correlate(state, at(20, "node_lost", node=N1), CLASSES)
+
+    assert (changed.kind, changed.incident.class_id) == ("reclassified", "node_lost")
+    assert changed.incident.id == opened.incident.id
+    assert changed.incident.explains == (("ring_break", 1),)
+
+
+def test_a_symptom_after_its_root_opens_nothing():
+    """What a dead node drags along is explained by it."""
+    assert run(at(10, "node_lost", node=N1), at(12, "actor_died", node=N1, trust=Trust.NOISE)) == [
+        ("node_lost", {"actor_died": 1})
+    ]
+
+
+def test_two_nodes_are_two_incidents():
+    """Deaths of different nodes are never one."""
+    assert (
+        len(run(at(10, "node_lost", node=N1, job="j"), at(11, "node_lost", node=N2, job="j"))) == 2
+    )
+
+
+def test_a_drained_node_that_ends_was_taken():
+    """Whatever Ray calls the end: expected termination before the deadline is a preemption too."""
+    for end in ("node_terminated_expected", "node_lost", "raylet_crash"):
+        assert run(drain(5, N1), at(30, end, node=N1), at(30, "actor_died", node=N1)) == [
+            ("spot_preemption", {"actor_died": 1})
+        ]
+
+
+def test_a_drain_of_ray_start_block_is_no_preemption():
+    """A planned SIGTERM drains with PREEMPTION and this message (reference/ray.md, trap 2)."""
+    planned = drain(5, N1, "Node received SIGTERM; draining before shutdown.")
+
+    assert run(planned, at(30, "node_terminated_expected", node=N1)) == []
+
+
+def test_a_drain_after_the_death_explains_nothing():
+    """The notice must come before the end."""
+    assert run(drain(40, N1), at(30, "node_lost", node=N1)) == [("node_lost", {})]
+
+
+def test_a_planned_stop_is_an_incident_only_if_something_died_with_it():
+    """A node that was stopped while idle is not a failure."""
+    stop = at(30, "node_terminated_expected", node=N1)
+
+    assert run(stop) == []
+    assert run(stop, at(31, "actor_died", node=N1)) == [
+        ("node_terminated_expected", {"actor_died": 1})
+    ]
+
+
+def test_copies_are_evidence_and_not_more_incidents():
+    """One failure is written many times, by components that do not say about whom."""
+    first = at(10, "runtime_env_failed", component="runtime_env")
+
+    assert run(first, at(10.5, "runtime_env_failed", job="j", component="raylet")) == [
+        ("runtime_env_failed", {})
+    ]
+    assert len(run(first, at(300, "runtime_env_failed", job="j", component="raylet"))) == 2
+
+
+def test_warnings_and_benign_classes_open_nothing():
+    """Spilling and failing health checks are no incidents."""
+    assert run(at(1, "object_spilling", node=N1), at(2, "node_unhealthy", node=N1)) == []
+
+
+def test_an_earlier_warning_joins_the_incident_that_explains_it():
+    """The health checks that failed first are part of the story."""
+    assert run(at(2, "node_unhealthy", node=N1), at(14, "raylet_crash", node=N1)) == [
+        ("raylet_crash", {"node_unhealthy": 1})
+    ]
+
+
+def test_a_restart_by_ray_train_is_remembered_until_it_gives_up():
+    """RETRY means hands off, a later RAISE takes it back; a copy without a time changes nothing."""
+    crash, retry = at(10, "worker_crash", who="w", job="j"), at(11, "train_restarted", job="j")
+    state, _ = correlate_all(State(), (), [crash, retry, at(0, "train_failed", job="j")], CLASSES)
+    assert [(i.restarted, i.gave_up) for i in state.incidents] == [(True, False)]
+
+    state, _ = correlate_all(State(), (), [crash, retry, at(20, "train_failed", job="j")], CLASSES)
+    assert [(i.restarted, i.gave_up) for i in state.incidents] == [(False, True)]
+
+
+def test_the_silent_rank_is_the_culprit():
+    """In a timed-out collective the rank that did not complain is the one that hangs."""
+    started = Fact(
+        "group_started", 1.0, Evidence("t", 1, "", 1.0, "train"), {"size": "3", "run_name": "r"}
+    )
+    stuck = at(
+        20, "collective_timeout", job="j", component="train", run_name="r", snippet_ranks="0,2"
+    )
+    state, _ = correlate(note(State(), started), stuck, CLASSES)
+
+    assert state.incidents[0].culprit is not None
+    assert state.incidents[0].culprit.rank == 1
+
+
+def test_what_has_no_time_opens_nothing_under_since():
+    """Undated lines are evidence only."""
+    state, _ = correlate_all(
+        State(), (), [at(0, "user_exception", job="j")], CLASSES, undated_may_open=False
+    )
+
+    assert state.incidents == ()

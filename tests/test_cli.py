@@ -1,0 +1,131 @@
+"""The command line as its users meet it: exit codes, JSON, errors of one line."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import pytest
+
+CRASH = (
+    "[2026-11-23 07:09:03,578 W 10 10] (gcs_server) gcs_health_check_manager.cc:209: Health check failed for node "
+    "5192188689939d714f03f25b506336457eb397612cf02e85b009ae7f, remaining checks 0, status 14, response status 0\n"
+)
+
+
+def raywatch(*argv, text=""):
+    """Run the command; return (exit code, standard output, standard error)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "raywatch", *argv],
+        input=text.encode(),
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_explain_answers_in_the_contracts_shape():
+    """One JSON object a file, with the line that proves it."""
+    code, out, _ = raywatch("explain", "--json", "-", text="fine\n" + CRASH)
+    answer = json.loads(out)
+
+    assert code == 1
+    assert set(answer) == {
+        "file",
+        "class",
+        "confidence",
+        "signature",
+        "subject",
+        "fields",
+        "line",
+        "text",
+        "also",
+    }
+    assert (answer["class"], answer["line"], answer["text"]) == ("raylet_crash", 2, CRASH.strip())
+
+
+def test_healthy_text_is_none():
+    """Nothing failed: class none, exit code 0."""
+    code, out, _ = raywatch("explain", "--json", "-", text="step 1 loss=0.3 failed=0\n")
+
+    assert (code, json.loads(out)["class"]) == (0, "none")
+
+
+def test_scan_reads_folders_and_gz(tmp_path):
+    """A packed log says the same as a plain one."""
+    (tmp_path / "gcs_server.out.1.gz").write_bytes(gzip.compress(CRASH.encode()))
+    code, out, _ = raywatch("scan", "--json", str(tmp_path))
+    (incident,) = json.loads(out)["incidents"]
+
+    assert code == 1
+    assert (incident["class"], incident["resume"], incident["first_at"]) == (
+        "raylet_crash",
+        "elsewhere",
+        "2026-11-23T07:09:03.578Z",
+    )
+
+
+def test_since_leaves_out_what_was_before(tmp_path):
+    """An incident before --since is none."""
+    (tmp_path / "gcs_server.out").write_text(CRASH)
+
+    assert raywatch("scan", "--since", "2026-11-23T07:10:00Z", str(tmp_path))[0] == 0
+    assert raywatch("scan", "--since", "2026-11-23 07:00", str(tmp_path))[0] == 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("scan", "/does/not/exist"),
+        ("scan", "--tz", "Mars/Base", "."),
+        ("scan", "--since", "yesterdayish", "."),
+        ("explain",),
+        ("rules", "check", "/does/not/exist"),
+    ],
+)
+def test_bad_input_is_one_clear_error(argv):
+    """Exit code 2, no traceback."""
+    code, _, err = raywatch(*argv)
+
+    assert code == 2
+    assert "Traceback" not in err
+    assert err.strip()
+
+
+def test_a_broken_archive_is_an_error_and_not_an_empty_result(tmp_path):
+    """A cut .gz and a .tar.gz that is none."""
+    (tmp_path / "a.log.gz").write_bytes(gzip.compress(CRASH.encode())[:40])
+    (tmp_path / "b.tar.gz").write_bytes(b"no archive")
+
+    for name in ("a.log.gz", "b.tar.gz"):
+        code, _, err = raywatch("scan", str(tmp_path / name))
+        assert (code, "Traceback" in err) == (2, False)
+
+
+def test_text_from_logs_never_drives_the_terminal():
+    """Escape sequences and bidirectional overrides are shown."""
+    hostile = CRASH.strip() + " \x1b[2J\x1b]0;owned\x07 \u202e\n"
+    _, out, _ = raywatch("explain", "-", text=hostile)
+
+    assert not {"\x1b", "\x07", "\u202e"} & set(out)
+
+
+def test_binary_files_and_long_lines_do_no_harm(tmp_path):
+    """Random bytes and a line of 9 MB are read and say nothing."""
+    (tmp_path / "worker.bin.out").write_bytes(bytes(range(256)) * 4000)
+    (tmp_path / "long.log").write_bytes(b"x" * 9_000_000 + b"\n" + CRASH.encode())
+
+    assert raywatch("scan", "--json", str(tmp_path))[0] == 1
+
+
+def test_every_verb_has_help_and_completion_works():
+    """`--help` of each verb, and a completion script for each shell."""
+    for verb in ("scan", "explain", "rules", "completion"):
+        assert raywatch(verb, "--help")[0] == 0
+    for shell in ("zsh", "fish"):
+        assert "_RAYWATCH_COMPLETE" in raywatch("completion", shell)[1]
+
+
+def test_rules_check_passes_on_what_is_shipped():
+    """And names a broken file of the user's."""
+    assert raywatch("rules", "check")[:2] == (0, "56 signatures, 0 problems\n")
