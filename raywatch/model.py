@@ -142,6 +142,7 @@ class Record:
     signatures: tuple[int, ...]
     hit_lines: tuple[str, ...]  # the lines that were hit, in the order of `signatures`
     hit_numbers: tuple[int, ...]  # their line numbers in the file, from 1
+    end: int = 0  # offset in the file just behind its last line
     copied: bool = False  # a copy of another process's words (driver prefix, TrainHead)
 
 

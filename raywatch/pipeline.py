@@ -12,7 +12,7 @@ from raywatch.core.matcher import Matcher
 from raywatch.core.records import MAX_RECORD, join
 from raywatch.core.signatures import Ruleset, parse_signatures
 from raywatch.core.taxonomy import parse_taxonomy
-from raywatch.model import Chunk, Fact, FileId, Finding, Source
+from raywatch.model import Chunk, Fact, FileId, Finding, Record, Source
 from raywatch.resources import resource_dir
 
 
@@ -64,7 +64,7 @@ def examine(engine: Engine, chunk: Chunk, tz: tzinfo, last_at: float | None = No
     facts: list[Fact] = []
     upto = chunk.end
     for record in join(chunk, hits, tz, last_at):
-        if not chunk.final and _is_open(chunk, record.offset):
+        if not chunk.final and _is_open(chunk, record):
             upto = record.offset
             break
         new_findings, new_facts = classify(record, engine.ruleset)
@@ -73,9 +73,12 @@ def examine(engine: Engine, chunk: Chunk, tz: tzinfo, last_at: float | None = No
     return Examined(tuple(findings), tuple(facts), upto)
 
 
-def _is_open(chunk: Chunk, offset: int) -> bool:
-    """Say whether a record that starts at `offset` may go on behind the chunk: it is near its end."""
-    return offset > chunk.offset and chunk.end - offset < MAX_RECORD
+def _is_open(chunk: Chunk, record: Record) -> bool:
+    """Say whether a record may go on behind the chunk: it touches its end, and is no JSON line."""
+    touches = record.end >= chunk.end - 1  # the newline behind the last line
+    return (
+        touches and record.source.format not in ("json", "event") and len(record.text) < MAX_RECORD
+    )
 
 
 BLOCK = 4 << 20

@@ -215,6 +215,7 @@ def _record(
         signatures=tuple(h.signature for h in hits),
         hit_lines=tuple(_shown(chunk.data[h.start : h.end]) for h in hits),
         hit_numbers=tuple(chunk.line + chunk.data.count(b"\n", 0, h.start) for h in hits),
+        end=chunk.offset + end,
         copied=copied,
     )
 

@@ -1,0 +1,43 @@
+# Two commands do all the set-up: `make demo` shows it, `make test` proves it.
+PYTHON ?= python3
+# Another build of torch: make test TORCH_ARGS="torch --index-url ..."
+TORCH_ARGS ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+CORPUS ?= tests/cases
+
+.DEFAULT_GOAL := help
+.PHONY: help check test test-fast score clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# Torch first: what else needs it then takes this build, not one of several gigabytes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/pip install --quiet -c constraints.txt $(TORCH_ARGS)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[ray,dev]'
+	@touch $@
+
+# What only Debian has.
+$(VENV)/.tools: tests/tools/install | $(VENV)/.installed
+	bash tests/tools/install
+	@touch $@
+
+check: $(VENV)/.installed ## format, lint, types, laws of the house
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_architecture.py
+
+test: $(VENV)/.installed $(VENV)/.tools ## all tests
+	$(BIN)/pytest -q
+
+test-fast: $(VENV)/.installed ## without Ray clusters and slow parts
+	$(BIN)/pytest -q -m 'not ray and not slow'
+
+score: $(VENV)/.installed ## what a scan says of a corpus of real failures (CORPUS=...)
+	$(BIN)/python -m tests.bench.score $(CORPUS)
+
+clean: ## remove what was built
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,331 @@
+"""Followed files -> chunks of whole lines.
+
+A file is (device, inode) while it is held open; its path is a label, so a rename is a non-event. Every read overlaps
+the last bytes that were read: if they differ, it is another file and is read from its start. A cursor stands behind a
+newline; what is not committed comes again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from raywatch.model import Chunk, FileId, Source
+
+ANCHOR = 64  # bytes that each read overlaps
+Describe = Callable[[str], Source | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a file was read: `offset` bytes, `line` lines, and the bytes just before."""
+
+    file: FileId
+    path: str
+    offset: int
+    line: int
+    anchor: bytes
+    skipping: bool = False
+
+
+@dataclass(slots=True)
+class _File:
+    id: FileId
+    path: str
+    source: Source
+    offset: int = 0
+    line: int = 0
+    anchor: bytes = b""
+    skipping: bool = False  # inside a line that was cut
+    fd: int = -1
+    end: int = -1  # where the file ended when it was last read
+    grown_at: float = 0.0
+    pending: bool = True  # has bytes that no event will announce
+    unlinked: bool = False
+    changed: bool = False  # since cursors() was asked
+    size: int = field(default=0)
+
+
+class Tailer:
+    """Follows every log below its roots. Reads only when asked; never raises for what a file holds."""
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        describe: Describe,
+        cursors: Iterable[Cursor] = (),
+        *,
+        max_line: int = 1 << 20,
+        linger_s: float = 2.0,
+        quiet_s: float = 0.02,
+        text_quiet_s: float = 0.25,
+        max_open: int = 512,
+    ) -> None:
+        """`quiet_s`: a file that did not grow for so long has ended its record (`text_quiet_s`: plain output)."""
+        self._roots = [r.resolve() for r in roots]
+        self._describe = describe
+        self._saved = {c.file: c for c in cursors}
+        self._max_line, self._linger_s, self._max_open = max_line, linger_s, max_open
+        self._quiet_s, self._text_quiet_s = quiet_s, text_quiet_s
+        self._files: dict[FileId, _File] = {}
+        self._ignored: dict[FileId, str] = {}
+        self._gone: list[FileId] = []
+        self._start = 0
+        self.read_bytes: Counter[str] = Counter()
+
+    def __enter__(self) -> Tailer:  # noqa: PYI034 - typing.Self is 3.11
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        for file in self._files.values():
+            self._shut(file)
+
+    def set_roots(self, roots: Sequence[Path]) -> None:
+        """Follow other folders from now on; files of the old ones are drained and forgotten."""
+        self._roots = [r.resolve() for r in roots]
+
+    def files(self) -> int:
+        """How many files are followed."""
+        return len(self._files)
+
+    def lag_bytes(self) -> int:
+        """How many bytes were there at the last look and are not committed."""
+        return sum(max(0, f.size - f.offset) for f in self._files.values())
+
+    def cursors(self) -> list[Cursor]:
+        """Return the cursors that moved since the last call."""
+        moved = [f for f in self._files.values() if f.changed]
+        for file in moved:
+            file.changed = False
+        return [Cursor(f.id, f.path, f.offset, f.line, f.anchor, f.skipping) for f in moved]
+
+    def gone(self) -> list[FileId]:
+        """Return the files that were forgotten since the last call."""
+        gone, self._gone = self._gone, []
+        return gone
+
+    def poll(
+        self,
+        now: float,
+        *,
+        dirty: Collection[str] | None = None,
+        budget: int = 8 << 20,
+        share: int = 1 << 20,
+    ) -> list[Chunk]:
+        """Return what is new: at most `share` bytes a file and about `budget` in all, every file in turn.
+
+        `dirty` names the paths that may have changed; None looks at everything.
+        """
+        if dirty is None:
+            self._discover(now)
+            due = list(self._files.values())
+        else:
+            named = {f.id for f in map(self._known, dirty) if f is not None}
+            due = [f for f in self._files.values() if f.pending or f.id in named]
+        self._start = (self._start + 1) % (len(due) or 1)
+        chunks: list[Chunk] = []
+        for file in due[self._start :] + due[: self._start]:
+            if budget <= 0:
+                file.pending = True
+                continue
+            chunk = self._read(file, now, max(share, self._max_line + 1))
+            if chunk is not None:
+                chunks.append(chunk)
+                budget -= len(chunk.data)
+                self.read_bytes[chunk.source.component] += len(chunk.data)
+        self._shut_idle()
+        return chunks
+
+    def commit(self, chunk: Chunk, upto: int) -> None:
+        """Move the file's cursor to `upto`, an offset inside the chunk; what is behind it comes again."""
+        file = self._files.get(chunk.file)
+        if file is None or file.offset != chunk.offset:
+            return
+        self._advance(file, chunk.data[: upto - chunk.offset])
+        file.skipping = chunk.cut and upto == chunk.end
+        file.pending = True
+
+    def _advance(self, file: _File, data: bytes) -> None:
+        file.offset += len(data)
+        file.line += data.count(b"\n")
+        file.anchor = (file.anchor + data)[-ANCHOR:]
+        file.changed = True
+
+    # --- which files there are ---
+
+    def _discover(self, now: float) -> None:
+        seen: set[FileId] = set()
+        for root in self._roots:
+            for path, found in _walk(str(root)):
+                seen.add(FileId(found.st_dev, found.st_ino))
+                self._meet(path, found, now)
+        for file in [f for f in self._files.values() if f.id not in seen]:
+            file.unlinked = file.pending = True
+            if file.fd < 0:
+                self._forget(file)
+        self._ignored = {k: v for k, v in self._ignored.items() if k in seen}
+
+    def _known(self, path: str) -> _File | None:
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return None
+        return self._meet(path, found, 0.0) if stat.S_ISREG(found.st_mode) else None
+
+    def _meet(self, path: str, found: os.stat_result, now: float) -> _File | None:
+        number = FileId(found.st_dev, found.st_ino)
+        file = self._files.get(number)
+        if file is None:
+            if self._ignored.get(number) == path:
+                return None
+            source = self._describe(path)
+            if source is None or not found.st_size:
+                if source is None:
+                    self._ignored[number] = path
+                return None
+            file = self._files[number] = self._restored(number, path, source, now)
+        if file.path != path:
+            file.path, file.changed = path, True
+        file.unlinked, file.size = False, found.st_size
+        return file
+
+    def _restored(self, number: FileId, path: str, source: Source, now: float) -> _File:
+        file = _File(number, path, source, grown_at=now)
+        saved = self._saved.pop(number, None)
+        if saved is not None:
+            file.offset, file.line = saved.offset, saved.line
+            file.anchor, file.skipping = saved.anchor, saved.skipping
+        return file
+
+    def _forget(self, file: _File) -> None:
+        self._shut(file)
+        self._files.pop(file.id, None)
+        self._gone.append(file.id)
+
+    # --- reading ---
+
+    def _open(self, file: _File) -> bool:
+        if file.fd >= 0:
+            return True
+        try:
+            fd = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        found = os.fstat(fd)
+        if FileId(found.st_dev, found.st_ino) != file.id:
+            os.close(fd)
+            return False
+        file.fd = fd
+        return True
+
+    def _shut(self, file: _File) -> None:
+        if file.fd >= 0:
+            os.close(file.fd)
+            file.fd = -1
+
+    def _shut_idle(self) -> None:
+        """Reopening is safe because the anchor proves the file again, so descriptors need no budget."""
+        held = [f for f in self._files.values() if f.fd >= 0]
+        spare = [f for f in held if not f.pending and not f.unlinked]
+        for file in spare[: max(0, len(held) - self._max_open)]:
+            self._shut(file)
+
+    def _read(self, file: _File, now: float, limit: int) -> Chunk | None:
+        file.pending = False
+        if not self._open(file):
+            if file.unlinked:
+                self._forget(file)
+            return None
+        data, rewritten = self._bytes_behind(file, limit)
+        file.size = os.fstat(file.fd).st_size
+        if file.skipping and data:
+            data = self._skip(file, data)
+        if not data:
+            file.pending = file.skipping and file.offset < file.size
+            if file.unlinked and file.offset >= file.size:
+                self._forget(file)
+            return None
+        return self._chunk(file, data, now, rewritten=rewritten)
+
+    def _bytes_behind(self, file: _File, limit: int) -> tuple[bytes, bool]:
+        n = len(file.anchor)
+        with contextlib.suppress(OSError):  # the disk's own trouble: nothing to read now
+            data = os.pread(file.fd, n + limit, file.offset - n)
+            if data[:n] == file.anchor:
+                return data[n:], False
+            # Truncated, refilled, rewritten while we were away: only content betrays it.
+            file.offset = file.line = 0
+            file.anchor, file.skipping, file.changed = b"", False, True
+            return os.pread(file.fd, limit, 0), True
+        return b"", False
+
+    def _skip(self, file: _File, data: bytes) -> bytes:
+        """Pass over the rest of a line that was cut."""
+        end = data.find(b"\n") + 1
+        self._advance(file, data[:end] if end else data)
+        file.skipping = not end
+        return data[end:] if end else b""
+
+    def _chunk(self, file: _File, data: bytes, now: float, *, rewritten: bool) -> Chunk | None:
+        end = file.offset + len(data)
+        at_end = end >= file.size
+        if end != file.end:
+            file.end, file.grown_at = end, now
+        idle = now - file.grown_at
+        text = file.source.format == "text"
+        quiet = at_end and (
+            file.unlinked or idle >= (self._text_quiet_s if text else self._quiet_s)
+        )
+        whole = data.rfind(b"\n") + 1
+        file.pending = True
+        cut = not whole and len(data) > self._max_line
+        if cut:
+            data = data[: self._max_line]
+        elif whole:
+            quiet = quiet and whole == len(data)
+            data = data[:whole]
+        elif not (at_end and (file.unlinked or idle >= self._linger_s)):
+            return None  # a line that is still being written
+        return Chunk(
+            file.source,
+            file.id,
+            file.offset,
+            file.line + 1,
+            data,
+            now,
+            quiet or not whole,
+            cut,
+            rewritten,
+        )
+
+
+def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield every regular file below a folder; what cannot be read is passed over."""
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            continue
+        for entry in entries:
+            with contextlib.suppress(OSError):  # gone between the listing and the look
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    yield entry.path, entry.stat(follow_symlinks=False)

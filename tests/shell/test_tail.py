@@ -1,0 +1,326 @@
+"""The tailer on real files: nothing torn, nothing twice, nothing lost that was not truncated unread."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raywatch.collect.tail import Cursor, Tailer
+from raywatch.model import FileId, Source
+
+
+def describe(path: str) -> Source | None:
+    """Every file is a log but *.not."""
+    return None if path.endswith(".not") else Source(path, "worker")
+
+
+def lines_of(tailer: Tailer, now: float = 0.0, **how) -> list[str]:
+    """Poll and commit until nothing new comes; return the lines."""
+    found: list[str] = []
+    for _ in range(50):
+        chunks = tailer.poll(now, **how)
+        if not chunks:
+            break
+        for chunk in chunks:
+            found += chunk.data.decode(errors="replace").splitlines()
+            tailer.commit(chunk, chunk.end)
+    return found
+
+
+class Program:
+    """Random deeds on one log and its rotations, beside a model of what must be read."""
+
+    tailer_type: type[Tailer] = Tailer
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder, folder / "raylet.out"
+        self.number = 0
+        self.written: list[str] = []  # whole lines, each with a number of its own
+        self.forgivable: set[str] = set()  # truncated or deleted before they were read
+        self.read: list[str] = []
+        self.partial = ""
+        self.cursors: dict[FileId, Cursor] = {}
+        self.now = 0.0
+        self.tailer = self.tailer_type([folder], describe)
+
+    def write(self, n: int) -> None:
+        """Append whole lines (an open partial line is ended first)."""
+        with self.log.open("a") as out:
+            for _ in range(n):
+                self.number += 1
+                line = self.partial or f"line {self.number}"
+                out.write(line[len(self.partial) :] + ("" if not self.partial else " end") + "\n")
+                self.written.append(line + (" end" if self.partial else ""))
+                self.partial = ""
+
+    def write_part(self) -> None:
+        """Leave a line without its newline."""
+        if not self.partial:
+            self.number += 1
+            self.partial = f"part {self.number}"
+            with self.log.open("a") as out:
+                out.write(self.partial)
+
+    def forgive(self) -> None:
+        """What stands unread in the log is lost to any reader."""
+        unread = [line for line in self.written if line not in self.read]
+        if self.log.exists():
+            here = self.log.read_text().splitlines()
+            self.forgivable |= {line for line in unread if line in here}
+        if self.partial:  # the last words of a deleted file may be given without their newline
+            self.written.append(self.partial)
+            self.forgivable.add(self.partial)
+        self.partial = ""
+
+    def rotate(self) -> None:
+        """Rename in a chain, as Ray does; the oldest is deleted."""
+        if not self.log.exists():
+            return
+        self.write(1)
+        last = self.folder / "raylet.out.3"
+        if last.exists():
+            here = last.read_text().splitlines()
+            self.forgivable |= {x for x in self.written if x in here and x not in self.read}
+        for i in (2, 1):
+            if (old := self.folder / f"raylet.out.{i}").exists():
+                old.rename(self.folder / f"raylet.out.{i + 1}")
+        self.log.rename(self.folder / "raylet.out.1")
+
+    def truncate(self) -> None:
+        """Cut the log to nothing in place."""
+        if self.log.exists():
+            self.forgive()
+            os.truncate(self.log, 0)
+
+    def refill(self) -> None:
+        """Cut it and write more than there was: size and inode tell nothing."""
+        if self.log.exists():
+            size = self.log.stat().st_size
+            self.truncate()
+            while not self.log.exists() or self.log.stat().st_size <= size:
+                self.write(1)
+
+    def recreate(self) -> None:
+        """Delete the log and make it anew: the inode is often reused."""
+        if self.log.exists():
+            self.forgive()
+            self.log.unlink()
+            self.write(1)
+
+    def poll(self, share: int, keep: int) -> None:
+        """Read and commit; of every `keep`th chunk only the first line."""
+        self.now += 0.1
+        for chunk in self.tailer.poll(self.now):
+            whole = chunk.data.splitlines(keepends=True)
+            taken = whole[:1] if keep == 0 and len(whole) > 1 else whole
+            self.read += [x.decode().rstrip("\n") for x in taken]
+            self.tailer.commit(chunk, chunk.offset + sum(map(len, taken)))
+        self.save()
+
+    def save(self) -> None:
+        """What a store would keep."""
+        self.cursors |= {c.file: c for c in self.tailer.cursors()}
+        for file in self.tailer.gone():
+            self.cursors.pop(file, None)
+
+    def restart(self) -> None:
+        """Die and come back with the stored cursors."""
+        self.tailer.close()
+        self.tailer = self.tailer_type([self.folder], describe, self.cursors.values())
+
+    def finish(self) -> None:
+        """Read to the end; check the laws."""
+        self.write(1)
+        for _ in range(4):
+            self.poll(1 << 20, 1)
+        self.tailer.close()
+        torn = [x for x in self.read if x not in self.written]
+        lost = [x for x in self.written if x not in self.read and x not in self.forgivable]
+        twice = sorted({x for x in self.read if self.read.count(x) > 1})
+        assert (torn, lost, twice) == ([], [], [])
+
+
+DEEDS = st.one_of(
+    st.tuples(st.just("write"), st.integers(1, 4)),
+    st.tuples(st.just("write_part")),
+    st.tuples(st.just("rotate")),
+    st.tuples(st.just("truncate")),
+    st.tuples(st.just("refill")),
+    st.tuples(st.just("recreate")),
+    st.tuples(st.just("poll"), st.just(1 << 20), st.integers(0, 1)),
+    st.tuples(st.just("poll"), st.just(1 << 20), st.just(1)),
+    st.tuples(st.just("restart")),
+)
+
+
+def laws(tailer_type: type[Tailer], examples: int):
+    """The interpreter for a tailer or a mutant of one."""
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        report_multiple_bugs=False,
+    )
+    @given(st.lists(DEEDS, max_size=25))
+    def hold(deeds):
+        folder = Path(tempfile.mkdtemp())
+        try:
+            program = Program.__new__(Program)
+            program.tailer_type = tailer_type
+            program.__init__(folder)  # type: ignore[misc] # with the mutant's type in place
+            for name, *arguments in deeds:
+                getattr(program, name)(*arguments)
+            program.finish()
+        finally:
+            shutil.rmtree(folder)
+
+    return hold
+
+
+def test_nothing_is_torn_lost_or_read_twice():
+    """Under any program of writes, rotations, truncations, re-creations, partial commits and restarts."""
+    laws(Tailer, 300)()
+
+
+class NoAnchor(Tailer):
+    """Mutant: trusts the inode and the size."""
+
+    def _advance(self, file, data):
+        super()._advance(file, data)
+        file.anchor = b""
+
+
+class Torn(Tailer):
+    """Mutant: emits lines that are still being written."""
+
+    def _chunk(self, file, data, now, *, rewritten):
+        self._linger_s = 0.0
+        return super()._chunk(file, data, now, rewritten=rewritten)
+
+
+class Forgetful(Tailer):
+    """Mutant: takes a renamed file for a new one."""
+
+    def _meet(self, path, found, now):
+        file = super()._meet(path, found, now)
+        if file is not None and path.endswith(".1") and file.source.path != path:
+            file.source = Source(path, "worker")
+            file.offset = file.line = 0
+            file.anchor = b""
+        return file
+
+
+@pytest.mark.parametrize("mutant", [NoAnchor, Torn, Forgetful])
+def test_the_laws_catch_a_mutant(mutant):
+    """The same interpreter finds a program that breaks each wrong tailer."""
+    with pytest.raises(AssertionError):
+        laws(mutant, 300)()
+
+
+def test_line_numbers_and_offsets_are_those_of_the_file(tmp_path):
+    """Also after a restart in the middle."""
+    log = tmp_path / "a.out"
+    log.write_text("one\ntwo\nthree\n")
+    with Tailer([tmp_path], describe) as tailer:
+        (chunk,) = tailer.poll(0.0)
+        tailer.commit(chunk, 4)
+        (cursor,) = tailer.cursors()
+    with Tailer([tmp_path], describe, [cursor]) as tailer:
+        (chunk,) = tailer.poll(0.0)
+
+    assert (chunk.line, chunk.offset, chunk.data) == (2, 4, b"two\nthree\n")
+
+
+def test_a_line_that_is_too_long_is_cut_and_stalls_nothing(tmp_path):
+    """Its start is given, its rest passed over, the next line is whole."""
+    (tmp_path / "a.out").write_bytes(b"x" * 5_000_000 + b"\nnext\n")
+    with Tailer([tmp_path], describe, max_line=1000) as tailer:
+        found = lines_of(tailer, share=4096)
+        for _ in range(1300):
+            found += lines_of(tailer, share=4096)
+
+    assert found == ["x" * 1000, "next"]
+
+
+def test_a_line_without_a_newline_is_given_after_a_while(tmp_path):
+    """Not before: it may still be written."""
+    (tmp_path / "a.out").write_text("last words")
+    with Tailer([tmp_path], describe) as tailer:
+        assert tailer.poll(10.0) == []
+        assert tailer.poll(11.0) == []
+        (chunk,) = tailer.poll(12.5)
+
+    assert (chunk.data, chunk.final) == (b"last words", True)
+
+
+def test_a_deleted_file_is_drained_first(tmp_path):
+    """What was written before the deletion is read from the open descriptor."""
+    log = tmp_path / "a.out"
+    log.write_text("one\n")
+    with Tailer([tmp_path], describe) as tailer:
+        assert lines_of(tailer) == ["one"]
+        with log.open("a") as out:
+            out.write("two\n")
+        log.unlink()
+
+        assert lines_of(tailer) == ["two"]
+        assert lines_of(tailer) == []
+        assert tailer.files() == 0
+
+
+def test_one_file_that_floods_does_not_starve_the_others(tmp_path):
+    """In one poll each file has its share."""
+    (tmp_path / "flood.out").write_bytes(b"flood\n" * 1_000_000)
+    for i in range(20):
+        (tmp_path / f"{i}.out").write_text("whisper\n")
+    with Tailer([tmp_path], describe, max_line=1000) as tailer:
+        chunks = tailer.poll(0.0, share=10_000, budget=100_000)
+
+    assert len(chunks) == 21
+    assert max(len(c.data) for c in chunks) <= 10_000
+
+
+def test_descriptors_are_bounded_and_files_are_found_again(tmp_path):
+    """A closed descriptor is opened again when its file grows."""
+    for i in range(30):
+        (tmp_path / f"{i}.out").write_text("one\n")
+    with Tailer([tmp_path], describe, max_open=5) as tailer:
+        lines_of(tailer)
+        tailer.poll(0.0)
+        assert sum(f.fd >= 0 for f in tailer._files.values()) <= 5
+        with (tmp_path / "0.out").open("a") as out:
+            out.write("two\n")
+
+        assert lines_of(tailer, dirty={str(tmp_path / "0.out")}) == ["two"]
+
+
+def test_what_is_no_log_and_what_is_no_file_is_left_alone(tmp_path):
+    """Links and sockets are not followed."""
+    (tmp_path / "x.not").write_text("no\n")
+    (tmp_path / "link.out").symlink_to("/etc/hostname")
+    os.mkfifo(tmp_path / "pipe.out")
+    with Tailer([tmp_path], describe) as tailer:
+        assert lines_of(tailer) == []
+
+
+def test_a_record_is_final_once_its_file_is_quiet(tmp_path):
+    """The pipeline holds an open record until then."""
+    (tmp_path / "a.out").write_text("Traceback\n")
+    with Tailer([tmp_path], describe) as tailer:
+        assert [c.final for c in tailer.poll(1.0)] == [False]
+        assert [c.final for c in tailer.poll(1.1)] == [False]
+        assert [c.final for c in tailer.poll(1.3)] == [True]
+
+
+def test_cursors_of_other_files_are_kept(tmp_path):
+    """A stored cursor of a file that is not there yet harms nothing."""
+    (tmp_path / "a.out").write_text("one\n")
+    stray = Cursor((1, 2), "gone", 5, 1, b"xxxxx")  # type: ignore[arg-type] # any key will do
+    with Tailer([tmp_path], describe, [stray]) as tailer:
+        assert lines_of(tailer) == ["one"]
