@@ -9,10 +9,12 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
+from raywatch.model import RaywatchError
+
 BLOCK = 4 << 20
 
 
-class ArchiveError(Exception):
+class ArchiveError(RaywatchError):
     """A path that cannot be read: `path: why`."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 
 import click
@@ -97,6 +97,70 @@ def scan(
 
 
 @cli.command()
+@click.option(
+    "--temp-dir",
+    type=click.Path(file_okay=False),
+    help="Where Ray keeps its sessions.  [default: RAY_TMPDIR, /tmp/ray]",
+)
+@click.option(
+    "--session-dir", type=click.Path(exists=True, file_okay=False), help="Follow this session only."
+)
+@click.option(
+    "--listen", default="127.0.0.1:9265", show_default=True, help="Address of the web server."
+)
+@click.option(
+    "--store",
+    default="~/.local/state/raywatch/raywatch.db",
+    show_default=True,
+    help="What must survive.",
+)
+@_RULES
+def daemon(
+    temp_dir: str | None,
+    session_dir: str | None,
+    *,
+    listen: str,
+    store: str,
+    rules: tuple[str, ...],
+) -> int:
+    """Follow the logs of the current Ray session and say what fails: /metrics, /api/v1/snapshot."""
+    import logging
+    import os
+
+    from raywatch.collect.raylogs import default_temp_dirs
+    from raywatch.daemon import Settings, run
+
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO
+    )
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise click.UsageError(f"--listen {listen}: give HOST:PORT, like 127.0.0.1:9265")
+    settings = Settings(
+        temp_dirs=(Path(temp_dir),) if temp_dir else default_temp_dirs(os.environ),
+        session_dir=Path(session_dir) if session_dir else None,
+        host=host.strip("[]"),
+        port=int(port),
+        store=Path(store).expanduser(),
+        zone=_local_zone(),
+        rules=rules,
+    )
+    run(settings, ready=lambda at: click.echo(f"raywatch listens on http://{host}:{at}"))
+    return 0
+
+
+def _local_zone() -> tzinfo:
+    """Return the zone that Ray's logs on this machine are written in."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        name = str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")[2]
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return datetime.now().astimezone().tzinfo or timezone.utc
+
+
+@cli.command()
 @click.argument("files", nargs=-1, required=True)
 @_RULES
 @_JSON
@@ -180,8 +244,7 @@ def completion(shell: str) -> int:
 
 def main() -> None:
     """Run the command line. Errors of ours are one line on standard error and exit code 2."""
-    from raywatch.archive import ArchiveError
-    from raywatch.core.signatures import SignatureError
+    from raywatch.model import RaywatchError
     from raywatch.terminal import safe
 
     try:
@@ -193,7 +256,7 @@ def main() -> None:
         code = 130
     except BrokenPipeError:
         code = 0
-    except (ArchiveError, SignatureError, ValueError, OSError) as error:
+    except (RaywatchError, ValueError, OSError) as error:
         click.echo(f"raywatch: {safe(str(error))}", err=True)
         code = 2
     sys.exit(code if isinstance(code, int) else 0)

@@ -37,6 +37,14 @@ ResumeAdvice: TypeAlias = Literal[
 Mode: TypeAlias = Literal["observe", "suggest", "approve", "auto"]
 
 
+class RaywatchError(Exception):
+    """An error of ours: one line for the user, exit code 2.
+
+    SignatureError (core.signatures) · ArchiveError (archive) · StoreError: StoreBusyError, StoreWriteError (store) ·
+    WebError (web)
+    """
+
+
 class Trust(IntEnum):
     """How far a finding may name the root cause; higher beats lower (DESIGN.md, root cause)."""
 

@@ -13,7 +13,7 @@ from typing import TypedDict
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from raywatch.archive import Member, members
-from raywatch.collect.raylogs import describe
+from raywatch.collect.raylogs import describe, node_id_in
 from raywatch.core.incidents import State, correlate_all
 from raywatch.core.view import IncidentJson, incident_json
 from raywatch.model import Fact, Finding, Source
@@ -21,7 +21,6 @@ from raywatch.pipeline import Engine, examine_stream, load_engine
 from raywatch.terminal import safe
 
 # Of another raylet's session, or of one that was rotated: both name their node in their first lines.
-_NODE_ID = re.compile(rb"(?:Setting node ID node_id=|Raylet of id, )([0-9a-f]{56})")
 _RAYLET = re.compile(r"raylet(?:\.\d+)?\.out(?:\.\d+)?$")
 _SUBFOLDERS = frozenset(["train", "events", "serve", "ray-data", "jobs", "old", "export_events"])
 # The corpus' and people's own notes beside logs.
@@ -101,10 +100,10 @@ def _nodes(paths: Sequence[str]) -> dict[str, set[str]]:
     for member in chain.from_iterable(map(members, paths)):
         folder, _, name = member.path.rpartition("/")
         if _RAYLET.match(name):
-            match = _NODE_ID.search(_head(member))
-            if match:
-                found.setdefault(folder, set()).add(match[1].decode())
-                found[member.path] = {match[1].decode()}
+            node = node_id_in(_head(member))
+            if node:
+                found.setdefault(folder, set()).add(node)
+                found[member.path] = {node}
     return found
 
 

@@ -90,6 +90,35 @@ def node_of_archive(path: str) -> str:
     return parts[at - 1] if at > 0 and parts[at - 1] not in ("", "ray", "tmp", "logs") else ""
 
 
+_RAYLET = re.compile(r"raylet(?:\.\d+)?\.out$")
+_NODE_ID = re.compile(rb"(?:Setting node ID node_id=|Raylet of id, )([0-9a-f]{56})")
+
+
+def node_id_in(head: bytes) -> str:
+    """Return the node id that a raylet writes into its first lines, else ''."""
+    match = _NODE_ID.search(head)
+    return match[1].decode() if match else ""
+
+
+def node_of_session(path: Path, logs: Path) -> str:
+    """Return the node that wrote a file of a live session; '' where several raylets share the folder."""
+    raylets = (
+        [path]
+        if _RAYLET.match(path.name)
+        else [p for p in logs.glob("raylet*.out") if _RAYLET.match(p.name)]
+    )
+    try:
+        found = {node_id_in(_head(raylet)) for raylet in raylets}
+    except OSError:
+        return ""
+    return found.pop() if len(found) == 1 else ""
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(1 << 16)
+
+
 def current_session(temp_dir: Path) -> Path | None:
     """Return the session that `session_latest` names, else the newest `session_*`; None where there is none.
 

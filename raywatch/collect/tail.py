@@ -103,6 +103,10 @@ class Tailer:
         """How many files are followed."""
         return len(self._files)
 
+    def busy(self) -> bool:
+        """Say whether bytes wait that no event will announce."""
+        return any(f.pending for f in self._files.values())
+
     def lag_bytes(self) -> int:
         """How many bytes were there at the last look and are not committed."""
         return sum(max(0, f.size - f.offset) for f in self._files.values())
@@ -147,7 +151,6 @@ class Tailer:
             if chunk is not None:
                 chunks.append(chunk)
                 budget -= len(chunk.data)
-                self.read_bytes[chunk.source.component] += len(chunk.data)
         self._shut_idle()
         return chunks
 
@@ -157,6 +160,7 @@ class Tailer:
         if file is None or file.offset != chunk.offset:
             return
         self._advance(file, chunk.data[: upto - chunk.offset])
+        self.read_bytes[chunk.source.component] += upto - chunk.offset
         file.skipping = chunk.cut and upto == chunk.end
         file.pending = True
 

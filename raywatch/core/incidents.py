@@ -143,7 +143,11 @@ def _with_drain(state: State, finding: Finding) -> Finding:
 
 
 def _related(state: State, finding: Finding, role: str) -> list[Incident]:
-    return [i for i in state.incidents if _is_near(i, finding) and _belongs(i, finding, role)]
+    return [
+        i
+        for i in state.incidents
+        if i.state == "open" and _is_near(i, finding) and _belongs(i, finding, role)
+    ]
 
 
 def _is_near(incident: Incident, finding: Finding) -> bool:
@@ -340,6 +344,23 @@ def _planned_end(state: State, finding: Finding) -> Finding | None:
 def _incident_id(finding: Finding) -> str:
     text = f"{finding.evidence.file}|{finding.evidence.offset}|{finding.subject.id}|{finding.at}"
     return "i" + hashlib.sha256(text.encode()).hexdigest()[:11]
+
+
+def expire(
+    state: State, now: float, quiet_s: float, keep: int = 1000
+) -> tuple[State, tuple[Change, ...]]:
+    """Close incidents that were quiet for `quiet_s`; forget the oldest closed ones above `keep`."""
+    due = {i.id for i in state.incidents if i.state == "open" and now - i.last_at > quiet_s}
+    over = max(0, len(state.incidents) - keep)
+    if not due and not over:
+        return state, ()
+    closed = tuple(
+        replace(i, state="resolved", resolved_at=now) if i.id in due else i for i in state.incidents
+    )
+    old = sorted((i for i in closed if i.state == "resolved"), key=lambda i: i.last_at)[:over]
+    gone = {i.id for i in old}
+    changes = tuple(Change("resolved", i) for i in closed if i.id in due)
+    return replace(state, incidents=tuple(i for i in closed if i.id not in gone)), changes
 
 
 def correlate_all(

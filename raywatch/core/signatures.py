@@ -13,7 +13,7 @@ from typing import get_args
 
 import yaml
 
-from raywatch.model import Component, FailureClass, Trust
+from raywatch.model import Component, FailureClass, RaywatchError, Trust
 
 COMPONENTS = get_args(Component)
 CAPTURE_WINDOW = 16_384  # characters of a record that captures may look at
@@ -44,7 +44,7 @@ _KEYS = frozenset(
 _LEADING_REPEAT = re.compile(r"(?:\(\?P<\w+>|\(\?:|\()*(?:\\[SwDW]|\.|\[\^[^\]]*\])[+*]")
 
 
-class SignatureError(Exception):
+class SignatureError(RaywatchError):
     """A signature that cannot be used: `path:line: id: reason`."""
 
     def __init__(self, path: str, line: int, signature: str, reason: str) -> None:

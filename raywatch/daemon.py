@@ -1,0 +1,398 @@
+"""`raywatch daemon`: follow the logs of the current session, say what fails, show it over HTTP.
+
+One thread owns the state and the database: read, match, correlate, commit cursors and effects in one transaction,
+publish. A second thread serves what was published. Order of dying: finish the tick, stop serving, close the files,
+close the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from raywatch import __version__
+from raywatch.collect.raylogs import current_session, describe, node_of_session
+from raywatch.collect.tail import Cursor, Tailer
+from raywatch.collect.wake import Waker
+from raywatch.core.incidents import State, correlate_all, expire
+from raywatch.core.view import incident_json, rfc3339
+from raywatch.memory import COUNTERS, documents, remembered
+from raywatch.metrics import TICK_BUCKETS, MetricsView, RaywatchCollector
+from raywatch.model import Chunk, Fact, FileId, Finding, Source
+from raywatch.pipeline import Engine, examine, load_engine
+from raywatch.store import Commit, CursorRow, Store, StoreWriteError
+from raywatch.web import Api, ensure_token, make_app, port_of, serve
+
+log = logging.getLogger("raywatch.daemon")
+SWEEP_S = 2.0  # a lost inotify event costs at most this
+TURN_S = 0.01  # between two looks while something is being written
+COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
+RETRY_S = 5.0
+QUIET_S = 900.0  # an incident that was quiet for so long is over
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the daemon is told."""
+
+    temp_dirs: tuple[Path, ...]
+    session_dir: Path | None
+    host: str
+    port: int
+    store: Path
+    zone: tzinfo
+    rules: tuple[str, ...] = ()
+    hosts: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class _Counters:
+    findings: Counter[str] = field(default_factory=Counter)  # "class component"
+    incidents: Counter[str] = field(default_factory=Counter)
+    notices: int = 0
+
+    def dump(self) -> str:
+        rows = {f"f {k}": v for k, v in self.findings.items()}
+        rows |= {f"i {k}": v for k, v in self.incidents.items()}
+        return COUNTERS.dump_json({**rows, "n": self.notices}).decode()
+
+    def load(self, text: str) -> None:
+        for key, value in COUNTERS.validate_json(text).items():
+            kind, _, name = key.partition(" ")
+            if kind == "n":
+                self.notices = value
+            else:
+                (self.findings if kind == "f" else self.incidents)[name] = value
+
+
+class Daemon:
+    """The first thread's part: everything but the web server. `tick` is one turn of the loop."""
+
+    def __init__(self, settings: Settings, engine: Engine, store: Store) -> None:
+        self._settings, self._engine, self._store = settings, engine, store
+        stored = store.load()
+        self.state: State = remembered(stored.docs)
+        self._counters = _Counters()
+        self._counters.load(stored.docs.get("counters", {}).get("-", "{}"))
+        self._session: Path | None = None
+        cursors = [
+            Cursor(FileId(c.dev, c.ino), c.path, c.offset, c.line, c.anchor, c.skipping)
+            for c in stored.cursors
+        ]
+        self._tailer = Tailer([], self._describe, cursors)
+        self._waker = Waker()
+        self._pending = Commit()  # what the disk does not have yet
+        self._swept_at = self._committed_at = self._last_read_at = 0.0
+        self._write_error = ""
+        self._caught_up = False
+        self._ticks = [0] * (len(TICK_BUCKETS) + 1)
+        self._tick_seconds = 0.0
+        self._lock = threading.Lock()
+        self._published: tuple[int, bytes] = (0, b"")
+        self._view = self._metrics()
+        self.on_publish: Callable[[], None] = lambda: None
+        self._publish(0.0)
+
+    def close(self) -> None:
+        """Commit what is known and let go of the files."""
+        self._commit(time.time(), force=True)
+        self._waker.close()
+        self._tailer.close()
+
+    def wait(self) -> set[str]:
+        """Sleep until something is written, at most until the next sweep; return the paths that were named."""
+        return self._waker.wait(TURN_S if self._tailer.busy() else SWEEP_S / 2)
+
+    def wake(self) -> None:
+        """End a wait, from any thread."""
+        self._waker.wake()
+
+    def tick(self, now: float, dirty: set[str]) -> None:
+        """Read a bounded amount, say what it means, commit it, publish it."""
+        began = time.perf_counter()
+        sweep = now - self._swept_at >= SWEEP_S
+        if sweep:
+            self._follow_session()
+            self._swept_at = now
+        chunks = self._tailer.poll(now, dirty=None if sweep or not self._caught_up else dirty)
+        before = self.state
+        findings, facts = self._examine(chunks, now)
+        self._correlate(findings, facts, now)
+        if not chunks and sweep:
+            self._caught_up = True
+        self._collect_changes(before, counted=bool(findings))
+        self._commit(now, force=self.state is not before)
+        if self.state is not before or sweep:
+            self._publish(now)
+        self._measure(time.perf_counter() - began)
+
+    def _follow_session(self) -> None:
+        session = self._settings.session_dir or next(
+            filter(None, map(current_session, self._settings.temp_dirs)), None
+        )
+        if session is None or session == self._session:
+            if session is None and self._session is None and not self._swept_at:
+                where = ", ".join(map(str, self._settings.temp_dirs))
+                log.warning("no Ray session yet in %s; waiting for one", where)
+            return
+        log.info("following session path=%s", session)
+        self._session = session.resolve()
+        self._tailer.set_roots([self._session / "logs"])
+        self._waker.watch([self._session / "logs"])
+        if self._waker.mode != "inotify":
+            log.warning("inotify does not work here, polling instead: %s", self._waker.reason)
+
+    def _describe(self, path: str) -> Source | None:
+        if self._session is None:
+            return None
+        node = node_of_session(Path(path), self._session / "logs")
+        return describe(path, node=node, session=self._session.name)
+
+    def _examine(self, chunks: list[Chunk], now: float) -> tuple[list[Finding], list[Fact]]:
+        findings: list[Finding] = []
+        facts: list[Fact] = []
+        for chunk in chunks:
+            # Output without times was written just now, unless it was there before we looked.
+            seen = examine(
+                self._engine, chunk, self._settings.zone, now if self._caught_up else None
+            )
+            self._tailer.commit(chunk, seen.upto)
+            findings += seen.findings
+            facts += seen.facts
+            self._last_read_at = now
+        return findings, facts
+
+    def _correlate(self, findings: list[Finding], facts: list[Fact], now: float) -> None:
+        classes = self._engine.ruleset.classes
+        for finding in findings:
+            self._counters.findings[f"{finding.class_id} {finding.evidence.component}"] += 1
+        known = set(self.state.drains)
+        self.state, changes = correlate_all(
+            self.state, facts, findings, classes, undated_may_open=False
+        )
+        self._counters.notices += len(set(self.state.drains) - known)
+        for change in changes:
+            if change.kind == "opened":
+                self._counters.incidents[change.incident.class_id] += 1
+                log.warning(
+                    "incident opened id=%s class=%s", change.incident.id, change.incident.class_id
+                )
+        self.state, _ = expire(self.state, now, QUIET_S)
+
+    def _collect_changes(self, before: State, *, counted: bool) -> None:
+        self._pending.put_cursors(
+            CursorRow(*c.file, c.path, c.offset, c.line, c.anchor, c.skipping)
+            for c in self._tailer.cursors()
+        )
+        self._pending.forget(self._tailer.gone())
+        for document in documents(before, self.state):
+            self._pending.docs[document.kind, document.id] = document.json
+        if counted:
+            self._pending.docs["counters", "-"] = self._counters.dump()
+
+    def _commit(self, now: float, *, force: bool) -> None:
+        """Cursors and effects go together or not at all; a full disk loses nothing that is in the files."""
+        wait_s = RETRY_S if self._write_error else COMMIT_S
+        if not self._pending or (
+            now - self._committed_at < wait_s and (self._write_error or not force)
+        ):
+            return
+        self._committed_at = now
+        try:
+            self._store.commit(self._pending)
+        except StoreWriteError as error:
+            if not self._write_error:
+                log.error("cannot write the store, watching on: %s", error)  # noqa: TRY400 - one line
+            self._write_error = str(error)
+            return
+        self._pending, self._write_error = Commit(), ""
+
+    def _measure(self, seconds: float) -> None:
+        self._ticks[sum(seconds > b for b in TICK_BUCKETS)] += 1
+        self._tick_seconds += seconds
+
+    # --- what others see ---
+
+    def _publish(self, now: float) -> None:
+        classes = self._engine.ruleset.classes
+        body = json.dumps(
+            {
+                "seq": self._published[0] + 1,
+                "now": rfc3339(now),
+                "version": __version__,
+                "session": self._session.name if self._session else None,
+                "incidents": [incident_json(i, classes) for i in self.state.incidents],
+                "drains": [
+                    {
+                        "node_id": d.node_id,
+                        "reason": d.reason,
+                        "message": d.message,
+                        "at": rfc3339(d.at),
+                        "deadline_at": rfc3339(d.deadline_at),
+                    }
+                    for d in self.state.drains.values()
+                ],
+                "sources": self._sources(),
+            }
+        ).encode()
+        with self._lock:
+            self._published = (self._published[0] + 1, body)
+            self._view = self._metrics()
+        self.on_publish()
+
+    def _sources(self) -> list[dict[str, str | int | None]]:
+        return [
+            {
+                "source": "logs",
+                "up": int(self._session is not None),
+                "files": self._tailer.files(),
+                "mode": self._waker.mode,
+                "last_at": rfc3339(self._last_read_at),
+            }
+        ]
+
+    def _metrics(self) -> MetricsView:
+        classes = self._engine.ruleset.classes
+        open_now = Counter(i.class_id for i in self.state.incidents if i.state == "open")
+        findings: dict[tuple[str, str], int] = {}
+        for key, count in self._counters.findings.items():
+            name, _, component = key.partition(" ")
+            findings[name, component] = count
+        return MetricsView(
+            version=__version__,
+            classes={c.id: c.group for c in classes.values()},
+            findings=findings,
+            incidents=dict(self._counters.incidents),
+            open_incidents=open_now,
+            notices={"ray": self._counters.notices},
+            read_bytes=dict(self._tailer.read_bytes),
+            lag_bytes=self._tailer.lag_bytes(),
+            files=self._tailer.files(),
+            sources={"logs": (self._session is not None, self._last_read_at)},
+            ticks=tuple(self._ticks),
+            tick_seconds=self._tick_seconds,
+            store_writable=not self._write_error,
+        )
+
+    def snapshot(self, after: int) -> bytes | None:
+        """Return the published snapshot if it is newer than number `after`. From any thread."""
+        with self._lock:
+            seq, body = self._published
+        return body if seq > after else None
+
+    def metrics_view(self) -> MetricsView:
+        """Return what the metrics show. From any thread."""
+        with self._lock:
+            return self._view
+
+    def health(self) -> tuple[bool, bytes]:
+        """Say whether the daemon sees and keeps what happens. A blind watcher is not healthy."""
+        facts = {
+            "session": self._session.name if self._session else None,
+            "watch": self._waker.mode,
+            "store": self._write_error or "ok",
+        }
+        return self._session is not None and not self._write_error, json.dumps(facts).encode()
+
+
+class _WebThread(threading.Thread):
+    """The second thread: an asyncio loop that only waits for the network."""
+
+    def __init__(self, daemon: Daemon, settings: Settings) -> None:
+        super().__init__(name="raywatch-web", daemon=True)
+        self._daemon_part, self._settings = daemon, settings
+        self._loop = asyncio.new_event_loop()
+        self._published = asyncio.Event()
+        self._ended = asyncio.Event()
+        self.started = threading.Event()
+        self.error: Exception | None = None
+        self.port = 0
+
+    def run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self.join(10)
+
+    def notify(self) -> None:
+        if self.started.is_set() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._announce)
+
+    def _announce(self) -> None:
+        self._published.set()
+        self._published = asyncio.Event()
+
+    async def _wait(self, after: int, seconds: float) -> None:
+        published = self._published
+        if self._daemon_part.snapshot(after) is None:
+            try:
+                await asyncio.wait_for(published.wait(), seconds)
+            except asyncio.TimeoutError:
+                return
+
+    async def _serve(self) -> None:
+        registry = CollectorRegistry()
+        registry.register(RaywatchCollector(self._daemon_part.metrics_view))
+        settings, part = self._settings, self._daemon_part
+        api = Api(
+            snapshot=part.snapshot,
+            wait=self._wait,
+            metrics=lambda: generate_latest(registry),
+            health=part.health,
+            token=ensure_token(settings.store.parent / "token"),
+            hosts=frozenset({"127.0.0.1", "localhost", "::1", settings.host}) | settings.hosts,
+            open_reading=settings.host in ("127.0.0.1", "localhost", "::1"),
+        )
+        try:
+            runner = await serve(make_app(api), settings.host, settings.port)
+        except Exception as error:  # noqa: BLE001 - carried to the first thread, which ends with it
+            self.error = error
+            self.started.set()
+            return
+        self.port = port_of(runner)
+        self.started.set()
+        await self._ended.wait()
+        await runner.cleanup()
+
+
+def run(settings: Settings, *, ready: Callable[[int], None]) -> None:
+    """Run until SIGTERM or SIGINT; `ready(port)` is called once it listens. Raises StoreError, WebError."""
+    stopping = threading.Event()
+    engine = load_engine(settings.rules)
+    with Store(settings.store) as store:
+        daemon = Daemon(settings, engine, store)
+        web = _WebThread(daemon, settings)
+        web.start()
+        web.started.wait()
+        if web.error is not None:
+            daemon.close()
+            raise web.error
+        daemon.on_publish = web.notify
+
+        def stop(_number: int, _frame: object) -> None:
+            stopping.set()
+            daemon.wake()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        ready(web.port)
+        dirty: set[str] = set()
+        while not stopping.is_set():
+            daemon.tick(time.time(), dirty)
+            dirty = daemon.wait()
+        web.stop()
+        daemon.close()

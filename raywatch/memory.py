@@ -1,0 +1,77 @@
+"""The correlator's state as documents of the store, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from raywatch.core.incidents import State
+from raywatch.model import Change, Drain, Entity, Finding, Incident
+
+Kind = Literal["incident", "drain", "end", "waiting", "links", "sizes", "counters"]
+_INCIDENT = TypeAdapter(Incident)
+_DRAIN = TypeAdapter(Drain)
+_FINDING = TypeAdapter(Finding)
+_FINDINGS = TypeAdapter(tuple[Finding, ...])
+_LINKS = TypeAdapter(list[tuple[Entity, list[Entity]]])
+_SIZES = TypeAdapter(dict[str, tuple[int, ...]])
+COUNTERS = TypeAdapter(dict[str, int])
+
+
+class Document(NamedTuple):
+    """A row for the store; `json` None drops it."""
+
+    kind: Kind
+    id: str
+    json: str | None
+
+
+def documents(before: State, after: State) -> Iterator[Document]:
+    """Yield what changed between two states."""
+    was = {i.id: i for i in before.incidents}
+    now = {i.id: i for i in after.incidents}
+    yield from (Document("incident", i, None) for i in was.keys() - now.keys())
+    for number, incident in now.items():
+        if was.get(number) is not incident:
+            yield Document("incident", number, _INCIDENT.dump_json(incident).decode())
+    for node, drain in after.drains.items():
+        if before.drains.get(node) is not drain:
+            yield Document("drain", node, _DRAIN.dump_json(drain).decode())
+    for node, end in after.ends.items():
+        if before.ends.get(node) is not end:
+            yield Document("end", node, _FINDING.dump_json(end).decode())
+    if after.waiting is not before.waiting:
+        yield Document("waiting", "-", _FINDINGS.dump_json(after.waiting).decode())
+    if after.links is not before.links:
+        links = [(e, sorted(known)) for e, known in after.links.items()]
+        yield Document("links", "-", _LINKS.dump_json(links).decode())
+    if after.sizes is not before.sizes:
+        yield Document("sizes", "-", _SIZES.dump_json(dict(after.sizes)).decode())
+
+
+def remembered(docs: Mapping[str, Mapping[str, str]]) -> State:
+    """Return the state that documents hold. Raises ValueError where they are not ours."""
+    try:
+        incidents = tuple(_INCIDENT.validate_json(t) for t in docs.get("incident", {}).values())
+        links = _LINKS.validate_json(docs.get("links", {}).get("-", "[]"))
+        return State(
+            incidents=tuple(sorted(incidents, key=lambda i: i.first_at)),
+            drains={n: _DRAIN.validate_json(t) for n, t in docs.get("drain", {}).items()},
+            ends={n: _FINDING.validate_json(t) for n, t in docs.get("end", {}).items()},
+            links={e: frozenset(known) for e, known in links},
+            sizes=_SIZES.validate_json(docs.get("sizes", {}).get("-", "{}")),
+            waiting=_FINDINGS.validate_json(docs.get("waiting", {}).get("-", "[]")),
+        )
+    except ValidationError as error:
+        raise ValueError(f"the store holds what this version cannot read: {error}") from error
+
+
+def opened_by_class(changes: tuple[Change, ...]) -> Mapping[str, int]:
+    """Count the incidents that were opened, and moved between classes, by class."""
+    counts: dict[str, int] = {}
+    for change in changes:
+        if change.kind == "opened":
+            counts[change.incident.class_id] = counts.get(change.incident.class_id, 0) + 1
+    return counts

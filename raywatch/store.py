@@ -1,0 +1,182 @@
+"""What must survive the daemon: cursors and documents, in one SQLite transaction a tick."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from raywatch.model import RaywatchError
+
+SCHEMA = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS cursors (dev INTEGER, ino INTEGER, path TEXT, offset INTEGER, line INTEGER, anchor BLOB,
+    skipping INTEGER, PRIMARY KEY (dev, ino));
+CREATE TABLE IF NOT EXISTS docs (kind TEXT, id TEXT, json TEXT, PRIMARY KEY (kind, id));
+"""
+
+
+class StoreError(RaywatchError):
+    """The store cannot be opened."""
+
+
+class StoreBusyError(StoreError):
+    """Another daemon owns the store."""
+
+
+class StoreWriteError(StoreError):
+    """A commit failed as a whole (disk full, I/O error); the same commit may be tried again."""
+
+
+class CursorRow(NamedTuple):
+    """A cursor as it is stored."""
+
+    dev: int
+    ino: int
+    path: str
+    offset: int
+    line: int
+    anchor: bytes
+    skipping: bool
+
+
+@dataclass(slots=True)
+class Commit:
+    """What a tick changed. `docs` maps (kind, id) to JSON, or to None for what is to be dropped."""
+
+    cursors: dict[tuple[int, int], CursorRow] = field(default_factory=dict)
+    gone: set[tuple[int, int]] = field(default_factory=set)
+    docs: dict[tuple[str, str], str | None] = field(default_factory=dict)
+
+    def put_cursors(self, rows: Iterable[CursorRow]) -> None:
+        """Take newer cursors in; a file that came back is not gone."""
+        for row in rows:
+            self.cursors[row.dev, row.ino] = row
+            self.gone.discard((row.dev, row.ino))
+
+    def forget(self, files: Iterable[tuple[int, int]]) -> None:
+        """Drop the cursors of files that are gone."""
+        for dev, ino in files:
+            self.cursors.pop((dev, ino), None)
+            self.gone.add((dev, ino))
+
+    def __bool__(self) -> bool:
+        return bool(self.cursors or self.gone or self.docs)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What was there."""
+
+    cursors: tuple[CursorRow, ...]
+    docs: Mapping[str, Mapping[str, str]]
+
+
+class Store:
+    """One SQLite file with one owner. Only the thread that opened it may use it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the store. Raises StoreBusyError, StoreError."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = path
+        self._lock = self._owned(path.with_name(path.name + ".lock"))
+        self.rebuilt = False
+        try:
+            self._db = self._connect()
+        except sqlite3.DatabaseError:
+            self.rebuilt = True
+            self._set_aside()
+            self._db = self._connect()
+
+    def __enter__(self) -> Store:  # noqa: PYI034 - typing.Self is 3.11
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store and let others have it."""
+        self._db.close()
+        os.close(self._lock)
+
+    def _owned(self, lock: Path) -> int:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(fd, 32).decode(errors="replace").strip()
+            os.close(fd)
+            raise StoreBusyError(
+                f"{self._path}: another raywatch daemon (pid {owner}) owns this store; stop it or give another --store"
+            ) from error
+        os.ftruncate(fd, 0)
+        os.write(fd, str(os.getpid()).encode())
+        return fd
+
+    def _connect(self) -> sqlite3.Connection:
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._path.chmod(0o600)
+        db = sqlite3.connect(self._path, isolation_level=None)
+        db.execute("PRAGMA journal_mode=WAL")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA:
+            db.close()
+            raise StoreError(
+                f"{self._path}: made by a newer raywatch (schema {version}, this one knows {SCHEMA})"
+            )
+        db.executescript(_TABLES)
+        db.execute(f"PRAGMA user_version={SCHEMA}")
+        return db
+
+    def _set_aside(self) -> None:
+        for n in range(1, 1000):
+            aside = self._path.with_name(f"{self._path.name}.corrupt-{n}")
+            if not aside.exists():
+                self._path.rename(aside)
+                break
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+    def load(self) -> Stored:
+        """Return everything that is stored."""
+        rows = self._db.execute(
+            "SELECT dev, ino, path, offset, line, anchor, skipping FROM cursors"
+        )
+        cursors = tuple(
+            CursorRow(dev, ino, path, offset, line, anchor, bool(last))
+            for dev, ino, path, offset, line, anchor, last in rows
+        )
+        docs: dict[str, dict[str, str]] = {}
+        for kind, name, text in self._db.execute("SELECT kind, id, json FROM docs"):
+            docs.setdefault(kind, {})[name] = text
+        return Stored(cursors, docs)
+
+    def commit(self, change: Commit, *, durable: bool = False) -> None:
+        """Write a change whole or not at all. `durable`: it is on the disk on return. Raises StoreWriteError."""
+        try:
+            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._db.execute("BEGIN IMMEDIATE")
+            self._write(change)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise StoreWriteError(f"{self._path}: {error}") from error
+
+    def _write(self, change: Commit) -> None:
+        self._db.executemany("REPLACE INTO cursors VALUES (?,?,?,?,?,?,?)", change.cursors.values())
+        self._db.executemany("DELETE FROM cursors WHERE dev=? AND ino=?", change.gone)
+        kept = [(k, i, text) for (k, i), text in change.docs.items() if text is not None]
+        self._db.executemany("REPLACE INTO docs VALUES (?,?,?)", kept)
+        dropped = [key for key, text in change.docs.items() if text is None]
+        self._db.executemany("DELETE FROM docs WHERE kind=? AND id=?", dropped)

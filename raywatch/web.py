@@ -1,0 +1,164 @@
+"""What the daemon shows over HTTP: /metrics, /healthz, /readyz and /api/v1."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from raywatch.model import RaywatchError
+
+MAX_WAIT_S = 30.0
+INDEX = "raywatch: /metrics /healthz /readyz /api/v1/snapshot /api/v1/incidents\n"
+
+
+class WebError(RaywatchError):
+    """The server cannot listen: `address: why`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the server asks the daemon. All of it is quick and may be called from another thread.
+
+    `snapshot(after)` is the JSON of a snapshot newer than `after`, or None; `wait(after, seconds)` sleeps until there
+    is one. `open_reading`: GET needs no token (a loopback address).
+    """
+
+    snapshot: Callable[[int], bytes | None]
+    wait: Callable[[int, float], Awaitable[None]]
+    metrics: Callable[[], bytes]
+    health: Callable[[], tuple[bool, bytes]]
+    token: str
+    hosts: frozenset[str]
+    open_reading: bool
+
+
+def ensure_token(path: Path) -> str:
+    """Return the token that a POST needs, made at the first start, readable by its owner only."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(fd, "w") as out:
+        out.write(token := token_hex(32))
+    return token
+
+
+def make_app(api: Api) -> web.Application:
+    """Build the application."""
+    app = web.Application(middlewares=[_guard(api)], client_max_size=64 * 1024)
+    app.add_routes(
+        [
+            web.get("/", lambda _: _text(INDEX)),
+            web.get("/metrics", lambda _: _metrics(api)),
+            web.get("/healthz", lambda _: _health(api)),
+            web.get("/readyz", lambda _: _health(api)),
+            web.get("/api/v1/snapshot", lambda request: _snapshot(api, request)),
+            web.get("/api/v1/incidents", lambda request: _incidents(api, request)),
+            web.get("/api/v1/incidents/{id}", lambda request: _incident(api, request)),
+        ]
+    )
+    return app
+
+
+def _guard(api: Api) -> Middleware:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # A page of another origin may name this address by a name of its own (DNS rebinding).
+        host = (request.host or "").rsplit(":", 1)[0].strip("[]").lower()
+        if host not in api.hosts:
+            return _error(403, f"Host {host[:80]!r} is not one of this daemon's")
+        reads = request.method in ("GET", "HEAD")
+        if not (reads and (api.open_reading or request.path == "/healthz")) and not _has_token(
+            api, request
+        ):
+            return _error(401, "give the token of <state>/token as Authorization: Bearer ...")
+        response = await handler(request)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    return guard
+
+
+def _has_token(api: Api, request: web.Request) -> bool:
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+    return hmac.compare_digest(given.encode(), api.token.encode())
+
+
+def _error(status: int, what: str) -> web.Response:
+    return web.json_response({"error": what}, status=status)
+
+
+async def _text(text: str) -> web.Response:
+    return web.Response(text=text)
+
+
+async def _metrics(api: Api) -> web.Response:
+    return web.Response(
+        body=api.metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+    )
+
+
+async def _health(api: Api) -> web.Response:
+    works, body = api.health()
+    return web.Response(status=200 if works else 503, body=body, content_type="application/json")
+
+
+async def _snapshot(api: Api, request: web.Request) -> web.Response:
+    try:
+        after = int(request.query.get("after", "-1"))
+        wait_s = min(float(request.query.get("wait", "0")), MAX_WAIT_S)
+    except ValueError:
+        return _error(400, "after is a number of a snapshot, wait is seconds")
+    body = api.snapshot(after)
+    if body is None and wait_s > 0:
+        await api.wait(after, wait_s)
+        body = api.snapshot(after)
+    if body is None:
+        return web.Response(status=304)
+    return web.Response(body=body, content_type="application/json")
+
+
+async def _incidents(api: Api, request: web.Request) -> web.Response:
+    rows = json.loads(api.snapshot(-1) or b'{"incidents": []}')["incidents"]
+    for key in ("class", "state"):
+        if key in request.query:
+            rows = [r for r in rows if r[key] == request.query[key]]
+    return web.json_response({"incidents": rows})
+
+
+async def _incident(api: Api, request: web.Request) -> web.Response:
+    rows = json.loads(api.snapshot(-1) or b'{"incidents": []}')["incidents"]
+    found = next((r for r in rows if r["id"] == request.match_info["id"]), None)
+    return web.json_response(found) if found else _error(404, "no such incident")
+
+
+async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
+    """Start to listen. Raises WebError. Clean up the returned runner."""
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise WebError(f"{host}:{port}: cannot listen: {error.strerror or error}") from error
+    return runner
+
+
+def port_of(runner: web.AppRunner) -> int:
+    """Return the port that is listened on (for port 0)."""
+    return int(runner.addresses[0][1])
+
+
+async def forever() -> None:
+    """Wait until cancelled."""
+    await asyncio.Event().wait()
