@@ -1,0 +1,388 @@
+"""What trains: runs as lineages, their ranks, levels, restarts and progress, from APIs and from logs.
+
+Ray Train's state API is off by default, so a run must be built from the lines of logs/train/ alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from raywatch.core.levels import fault_tolerance
+from raywatch.core.lineage import (
+    Life,
+    Runs,
+    attached,
+    bounded,
+    canonical,
+    enter_session,
+    is_placeholder,
+    merge,
+    named,
+    owned,
+    owners_of,
+    put,
+    restored,
+    same_storage,
+    settled,
+    storage_key,
+)
+from raywatch.core.standing import (
+    ACTIVE,
+    FAILED_ENDINGS,
+    current_job,
+    ranks_left,
+    rivals,
+    runs_hurt,
+    runs_of_job,
+    submission_status,
+    touches_life,
+)
+from raywatch.core.trainfacts import apply_fact, ranks_of
+from raywatch.model import (
+    ActorSeen,
+    Checkpoint,
+    CheckpointProblem,
+    Entity,
+    Fact,
+    JobSeen,
+    NodeSeen,
+    Observation,
+    Run,
+    RunStatus,
+    SessionSeen,
+    TrainRunSeen,
+    WorkerSeen,
+)
+
+__all__ = [
+    "Life",
+    "Runs",
+    "canonical",
+    "checkpoint_seen",
+    "note",
+    "observe",
+    "ranks_left",
+    "restored",
+    "rivals",
+    "runs_hurt",
+    "submission_status",
+    "touches_life",
+]
+
+_STATUS: Mapping[str, RunStatus] = {
+    "PENDING": "pending",
+    "RUNNING": "running",
+    "FAILED": "failed",
+    "STOPPED": "stopped",
+    "SUCCEEDED": "finished",
+}
+_TRAIN_STATUS: Mapping[str, RunStatus] = {
+    "INITIALIZING": "pending",
+    "SCHEDULING": "pending",
+    "RUNNING": "running",
+    "RESTARTING": "restarting",
+    "RESIZING": "restarting",
+    "ERRORED": "failed",
+    "FINISHED": "finished",
+    "ABORTED": "failed",
+}
+_RANK_CLASS = re.compile(r"TrainWorker|HorovodWorker")
+_TRAIN_KINDS = frozenset(
+    [
+        "group_started",
+        "training_result",
+        "checkpoint_created",
+        "failure_policy",
+        "state_transition",
+        "run_storage",
+        "process_group",
+        "elastic_resize",
+    ]
+)
+
+
+def observe(runs: Runs, seen: Observation, now: float) -> Runs:
+    """Take in what an API says. Same input, same output; what changes nothing returns `runs` itself."""
+    match seen:
+        case JobSeen():
+            runs = _job_seen(runs, seen, now)
+        case TrainRunSeen():
+            runs = _train_run_seen(runs, seen, now)
+        case ActorSeen():
+            runs = _actor_seen(runs, seen)
+        case WorkerSeen() if seen.worker_id not in runs.dead_workers:
+            ended = seen.ended_at or seen.at
+            runs = replace(runs, dead_workers=bounded(runs.dead_workers, seen.worker_id, ended))
+        case NodeSeen() if _is_news(runs, seen):
+            runs = replace(runs, nodes=bounded(runs.nodes, seen.node_id, seen))
+        case SessionSeen():
+            runs = enter_session(runs, seen.session)
+    return runs
+
+
+def _is_news(runs: Runs, seen: NodeSeen) -> bool:
+    known = runs.nodes.get(seen.node_id)
+    return known is None or known.state != seen.state
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def _job_seen(runs: Runs, seen: JobSeen, now: float) -> Runs:
+    key = seen.submission_id or seen.job_id
+    known = runs.jobs.get(key)
+    mine = [runs.runs[i] for i in runs_of_job(runs, seen)]
+    same = known is not None and replace(known, at=seen.at) == seen and seen.status not in ACTIVE
+    if same and all(r.kind != "unknown" for r in mine):
+        return runs
+    runs = replace(runs, jobs=bounded(runs.jobs, key, seen))
+    if seen.submission_id:
+        runs = _submission_seen(runs, seen, now)
+    for run_id in runs_of_job(runs, seen):
+        runs, current = attached(
+            runs, run_id, job=seen.job_id, submission=seen.submission_id, at=seen.started_at
+        )
+        if current:
+            run, life = replace(runs.runs[run_id], seen_at=now), runs.lives[run_id]
+            runs = put(runs, _with_job(run, life, seen), life)
+    return runs
+
+
+def _submission_seen(runs: Runs, seen: JobSeen, now: float) -> Runs:
+    """Give a submission its lineage, by our own metadata, what is known of it, or a new one."""
+    ours = canonical(runs, seen.metadata.get("raywatch_run", ""))
+    by_id = canonical(runs, seen.submission_id)
+    known = owners_of(runs, Entity("submission", seen.submission_id))
+    by_job = owners_of(runs, Entity("job", seen.job_id))
+    fresh = not known
+    if known:
+        home = known[0]
+    elif ours:
+        home = ours
+    else:
+        home = by_job[0] if by_job else by_id
+    if home not in runs.runs:
+        runs = put(runs, Run(id=home, name=seen.submission_id, seen_at=now), Life())
+    runs, _ = attached(
+        runs, home, job=seen.job_id, submission=seen.submission_id, at=seen.started_at
+    )
+    if fresh and "raywatch_action" in seen.metadata:
+        run = runs.runs[home]
+        runs = put(runs, replace(run, resumes=run.resumes + 1), runs.lives[home])
+    for other in by_job:
+        if other != home and _is_one(runs.runs[home], runs.runs[other]):
+            runs = merge(runs, home, other, same_life=True)
+    return runs
+
+
+def _is_one(home: Run, other: Run) -> bool:
+    """Say whether two runs of one job are one: a job may hold several Ray Train runs."""
+    if is_placeholder(home) or is_placeholder(other):
+        return True
+    return home.name == other.name and same_storage(home.storage_path, other.storage_path)
+
+
+def _with_job(run: Run, life: Life, seen: JobSeen) -> Run:
+    return replace(
+        run,
+        name=run.name or seen.submission_id,
+        kind="submission" if seen.submission_id else "driver",
+        status=_status_with_job(run, life, seen),
+        owner=run.owner if seen.status in ACTIVE else "nobody",
+        entrypoint=seen.entrypoint or run.entrypoint,
+        runtime_env=seen.runtime_env or run.runtime_env,
+        metadata=seen.metadata or run.metadata,
+        started_at=seen.started_at or run.started_at,
+        ended_at=seen.ended_at,
+    )
+
+
+def _status_with_job(run: Run, life: Life, seen: JobSeen) -> RunStatus:
+    said = _STATUS.get(seen.status, "unknown")
+    if seen.status in ACTIVE:  # Ray Train knows better how a running job does
+        heard = life.state_at or life.train_started_at
+        return run.status if heard and run.status != "unknown" else said
+    if said == "failed" and life.ending == "FINISHED":
+        return "finished"  # what failed came after the training
+    if said != "finished":
+        return said
+    if life.ending == "INTERRUPTED":
+        return "stopped"
+    # A plain driver's job SUCCEEDED after fit() raised, and after SIGKILL: it proves nothing then.
+    return "failed" if life.ending in FAILED_ENDINGS else "finished"
+
+
+# --- the Train state API ---------------------------------------------------------------------------
+
+
+def _train_run_seen(runs: Runs, seen: TrainRunSeen, now: float) -> Runs:
+    runs, run_id = _train_run(runs, seen.name, seen.job_id, seen.storage_path, seen.started_at)
+    runs, current = attached(
+        runs, run_id, job=seen.job_id, submission=seen.submission_id, at=seen.started_at
+    )
+    run, life = runs.runs[run_id], runs.lives[run_id]
+    if not current or (seen.started_at or 0.0) < life.train_started_at:
+        return runs
+    again = (seen.started_at or 0.0) > life.train_started_at > 0
+    ending = "" if again else life.ending
+    run = replace(run, status=_status_with_train(run, seen, ending))
+    life = replace(
+        life,
+        train_started_at=seen.started_at or 0.0,
+        ending=_ending(seen) or ending,
+        group_at=max([life.group_at, *(a.started_at or 0.0 for a in seen.attempts if a.workers)]),
+    )
+    ranks = ranks_of(seen, run)
+    run = replace(
+        run,
+        storage_path=seen.storage_path or run.storage_path,
+        controllers=_appended(run.controllers, seen.controller_actor_id),
+        max_failures=run.max_failures if seen.max_failures is None else seen.max_failures,
+        ranks=ranks or run.ranks,
+        owner=_owner(run, life),
+        seen_at=now,
+    )
+    runs = put(runs, _concluded(runs, run, life), life)
+    members = [Entity("actor", seen.controller_actor_id)]
+    members += [Entity("actor", r.actor_id) for r in ranks]
+    return settled(owned(runs, run_id, members), run_id)
+
+
+def _train_run(runs: Runs, name: str, job: str, storage: str, at: float | None) -> tuple[Runs, str]:
+    """Find the lineage of a Ray Train run, or begin one."""
+    of_job = [runs.runs[i] for i in owners_of(runs, Entity("job", job))]
+    for run in of_job:
+        if run.name == name and same_storage(run.storage_path, storage):
+            return runs, run.id
+    for run in of_job:
+        if is_placeholder(run):
+            return put(runs, replace(run, name=name), runs.lives[run.id]), run.id
+    known = named(runs, name, storage)
+    if known is not None:
+        return runs, known.id
+    run_id = f"{name}@{storage_key(storage)}" if storage else f"{name}#{job}-{int(at or 0)}"
+    if run_id in runs.runs:
+        return runs, run_id
+    begun = Run(id=run_id, name=name, storage_path=storage, started_at=at, seen_at=at or 0.0)
+    runs = put(runs, begun, Life())
+    for other in of_job[:1]:  # a second Ray Train run of one submission
+        submission = runs.lives[other.id].submission
+        runs, _ = attached(runs, run_id, job=job, submission=submission, at=other.started_at)
+    return runs, run_id
+
+
+def _status_with_train(run: Run, seen: TrainRunSeen, ending: str) -> RunStatus:
+    if "user interrupt" in seen.detail:
+        return "stopped"
+    said = _TRAIN_STATUS.get(seen.status, run.status)
+    if ending and said in ("pending", "running", "restarting"):
+        return run.status  # the log is ahead of the API
+    return "restarting" if said == "pending" and len(seen.attempts) > 1 else said
+
+
+def _ending(seen: TrainRunSeen) -> str:
+    if "user interrupt" in seen.detail:
+        return "INTERRUPTED"
+    return seen.status if seen.status in ("ERRORED", "FINISHED", "ABORTED") else ""
+
+
+def _owner(run: Run, life: Life) -> str:
+    """Return who starts it next: Ray Train from its decision until its workers run again."""
+    if run.status == "restarting":
+        return "ray_train"
+    again = run.status != "running" or life.group_at > (run.last_policy_at or 0.0)
+    return "nobody" if again else run.owner
+
+
+def _concluded(runs: Runs, run: Run, life: Life) -> Run:
+    """Let the run's job have the last word: lines and rows of before its end may come after it."""
+    seen = current_job(runs, run)
+    run = _with_level(run, life)
+    return run if seen is None else _with_job(run, life, seen)
+
+
+def _with_level(run: Run, life: Life) -> Run:
+    level, reason = fault_tolerance(run.max_failures, life.sizes)
+    return replace(run, level=level, level_reason=reason)
+
+
+def _appended(ids: tuple[str, ...], new: str) -> tuple[str, ...]:
+    return ids if not new or new in ids else (*ids, new)
+
+
+# --- ranks -----------------------------------------------------------------------------------------
+
+
+def _actor_seen(runs: Runs, seen: ActorSeen) -> Runs:
+    owners = owners_of(runs, Entity("actor", seen.actor_id))
+    if not owners and not _RANK_CLASS.search(seen.class_name):
+        return runs
+    known = runs.actors.get(seen.actor_id)
+    if known is None or (known.state, known.node_id) != (seen.state, seen.node_id):
+        runs = replace(runs, actors=bounded(runs.actors, seen.actor_id, seen))
+    for run_id in owners_of(runs, Entity("job", seen.job_id)):
+        run = runs.runs[run_id]
+        same = [r for r in run.ranks if r.actor_id == seen.actor_id]
+        loose = [r for r in run.ranks if r.pid == seen.pid and not r.actor_id]
+        if not same and len(loose) != 1:
+            continue
+        rank = (same or loose)[0]
+        found = replace(rank, actor_id=seen.actor_id, node_id=seen.node_id or rank.node_id)
+        ranks = tuple(found if r is rank else r for r in run.ranks)
+        runs = put(runs, replace(run, ranks=ranks), runs.lives[run_id])
+        runs = owned(runs, run_id, [Entity("actor", seen.actor_id)])
+    return runs
+
+
+# --- facts from logs ---------------------------------------------------------------------------------
+
+
+def note(runs: Runs, fact: Fact, now: float) -> Runs:
+    """Take in what a log of Ray Train says. Copies, repetitions and late old lines change nothing."""
+    name, job = fact.fields.get("run_name", ""), fact.fields.get("job_id", "")
+    session = fact.fields.get("session", "")
+    if fact.kind == "job_marker" and job:
+        worker = [Entity("worker", fact.fields.get("worker_id", ""))]
+        for run_id in owners_of(runs, Entity("job", job)):
+            runs = owned(runs, run_id, worker)
+        return runs
+    if fact.kind not in _TRAIN_KINDS or fact.evidence.component != "train" or not (name and job):
+        return runs
+    if session and runs.session and session < runs.session:  # names of sessions sort by time
+        return runs
+    runs = enter_session(runs, session)
+    runs, run_id = _train_run(runs, name, job, "", fact.at)
+    runs, current = attached(runs, run_id, job=job, at=fact.at)
+    runs = owned(runs, run_id, _members(fact))
+    if not current:
+        return runs
+    run, life = apply_fact(runs.runs[run_id], runs.lives[run_id], fact)
+    run = replace(run, seen_at=max(run.seen_at, now))
+    runs = put(runs, _concluded(runs, run, life), life)
+    return settled(runs, run_id)
+
+
+def _members(fact: Fact) -> list[Entity]:
+    return [
+        Entity("worker", fact.fields.get("worker_id", "")),
+        Entity("actor", fact.fields.get("actor_id", "")),
+    ]
+
+
+def checkpoint_seen(
+    runs: Runs, run_id: str, result: Checkpoint | CheckpointProblem, now: float
+) -> Runs:
+    """Remember the newest checkpoint of a run, or why none can be named."""
+    run = runs.get(run_id)
+    if run is None:
+        return runs
+    life = runs.life(run.id)
+    if isinstance(result, CheckpointProblem):
+        problem = f"{result.reason}: {result.detail}" if result.detail else result.reason
+        return put(runs, replace(run, checkpoint_problem=problem), life)
+    if run.checkpoint is not None and run.checkpoint.path != result.path:
+        runs = replace(runs, older=bounded(runs.older, run.id, run.checkpoint))
+    found = replace(run, checkpoint=result, checkpoint_problem="", seen_at=max(run.seen_at, now))
+    return put(runs, found, life)
