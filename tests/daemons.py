@@ -1,0 +1,94 @@
+"""A real daemon as a process, for tests."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+_PAUSE = threading.Event()
+
+
+def until(true: Callable[[], object], seconds: float, what: str) -> object:
+    """Ask again and again until the answer is true; fail with what was waited for."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = true()
+        if answer:
+            return answer
+        _PAUSE.wait(0.02)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+class DaemonProcess:
+    """`raywatch daemon` on a port of its own."""
+
+    def __init__(self, temp_dir: Path, state: Path) -> None:
+        self.log = state.with_name(state.name + ".out")
+        argv = [
+            "--temp-dir",
+            str(temp_dir),
+            "--store",
+            str(state / "raywatch.db"),
+            "--listen",
+            "127.0.0.1:0",
+        ]
+        with self.log.open("ab") as out:
+            self._start = out.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "raywatch", "daemon", *argv], stdout=out, stderr=out
+            )
+        self.url = str(until(self._listening, 30, "the daemon listens"))
+
+    def _listening(self) -> str:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the daemon ended: {self.output()}")
+        word = "raywatch listens on "
+        return next(
+            (x.removeprefix(word) for x in self.output().splitlines() if x.startswith(word)), ""
+        )
+
+    def output(self) -> str:
+        """What this process printed."""
+        return self.log.read_bytes()[self._start :].decode()
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        """GET a path; return status and body."""
+        request = urllib.request.Request(self.url + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=40) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def incidents(self) -> list[dict[str, object]]:
+        """The incidents of the newest snapshot."""
+        return list(json.loads(self.get("/api/v1/snapshot")[1])["incidents"])
+
+    def kill(self) -> None:
+        """End it at any instruction."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """End it as an operator does; return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+def make_session(temp_dir: Path, name: str = "session_2026-11-24_00-00-00_000001_1") -> Path:
+    """Lay out a session as Ray does; return its log folder."""
+    logs = temp_dir / name / "logs"
+    logs.mkdir(parents=True)
+    link = temp_dir / "session_latest"
+    link.unlink(missing_ok=True)
+    link.symlink_to(temp_dir / name)
+    return logs

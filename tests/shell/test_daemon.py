@@ -1,0 +1,163 @@
+"""The daemon as a process on a session folder: what operators and crashes do to it."""
+
+import json
+import random
+import subprocess
+import sys
+from datetime import datetime, timezone
+
+import pytest
+
+from tests.daemons import DaemonProcess, make_session, until
+
+NODE = "5192188689939d714f03f25b506336457eb397612cf02e85b009ae7f"
+
+
+def crash(worker: int) -> str:
+    """The GCS' line about a dead worker, logged now."""
+    stamp = datetime.now(timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
+    return (
+        f"[{stamp} W 10 10] (gcs_server) gcs_worker_manager.cc:70: Reporting worker exit, worker id = {worker:056x}, "
+        f"node id = {NODE}, address = 127.0.0.1, exit_type = SYSTEM_ERROR, exit_detail = Worker unexpectedly exits.\n"
+    )
+
+
+def findings(daemon: DaemonProcess) -> int:
+    """How many worker crashes were counted, ever."""
+    rows = daemon.get("/metrics")[1].decode().splitlines()
+    name = 'raywatch_findings_total{class="worker_crash",component="gcs"} '
+    return sum(int(float(r.removeprefix(name))) for r in rows if r.startswith(name))
+
+
+def until_found(daemon: DaemonProcess, number: int) -> None:
+    """Wait for so many findings."""
+    until(lambda: findings(daemon) >= number, 10, f"{number} findings")
+
+
+def test_every_line_takes_effect_once_also_when_the_daemon_is_killed(tmp_path):
+    """SIGKILL at random moments while lines come and files rotate: no line is lost or counted twice."""
+    logs = make_session(tmp_path)
+    gcs = logs / "gcs_server.out"
+    rng = random.Random(7)
+    written = 0
+    for _ in range(8):
+        daemon = DaemonProcess(tmp_path, tmp_path / "state")
+        try:
+            for _ in range(rng.randrange(1, 6)):
+                written += 1
+                with gcs.open("a") as out:
+                    out.write(crash(written))
+                if rng.random() < 0.3:
+                    gcs.rename(logs / f"gcs_server.out.{written + 1}")
+                if rng.random() < 0.5:
+                    until_found(daemon, written - rng.randrange(0, 2))
+        finally:
+            daemon.kill()
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    try:
+        until(
+            lambda: findings(daemon) == written, 10, f"{written} findings, not {findings(daemon)}"
+        )
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()
+
+
+def test_a_new_session_is_followed(tmp_path):
+    """No session yet: it waits and says so, is not healthy, and follows what comes."""
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    try:
+        until(lambda: "no Ray session yet" in daemon.output(), 10, "it says that it waits")
+        assert daemon.get("/healthz")[0] == 503
+        for i, name in enumerate(
+            ["session_2026-11-24_00-00-01_1_1", "session_2026-11-24_00-00-02_1_1"]
+        ):
+            (make_session(tmp_path, name) / "gcs_server.out").write_text(crash(i + 1))
+            until_found(daemon, i + 1)
+        assert daemon.get("/healthz")[0] == 200
+    finally:
+        daemon.kill()
+
+
+def test_a_second_daemon_on_the_same_store_stops_with_a_clear_line(tmp_path):
+    """It names the store and the process that owns it."""
+    make_session(tmp_path)
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    argv = [
+        "--temp-dir",
+        str(tmp_path),
+        "--store",
+        str(tmp_path / "state" / "raywatch.db"),
+        "--listen",
+        "127.0.0.1:0",
+    ]
+    try:
+        second = subprocess.run(
+            [sys.executable, "-m", "raywatch", "daemon", *argv],
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        daemon.kill()
+
+    assert second.returncode == 2
+    assert f"pid {daemon.process.pid}" in second.stderr.decode()
+    assert b"Traceback" not in second.stderr
+
+
+def test_a_long_poll_returns_when_something_happens(tmp_path):
+    """`after` is the number of the snapshot that the client has."""
+    logs = make_session(tmp_path)
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    try:
+        (logs / "gcs_server.out").write_text(crash(1))
+        until(daemon.incidents, 10, "an incident")
+        body = json.loads(daemon.get("/api/v1/snapshot")[1])
+        status, newer = daemon.get(f"/api/v1/snapshot?after={body['seq']}&wait=10")
+
+        assert status == 200
+        assert json.loads(newer)["seq"] > body["seq"]
+        assert daemon.get(f"/api/v1/snapshot?after={body['seq'] + 10_000}")[0] == 304
+        assert daemon.get("/api/v1/incidents/nope")[0] == 404
+        assert daemon.get("/api/v1/incidents/" + str(body["incidents"][0]["id"]))[0] == 200
+    finally:
+        daemon.kill()
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:9265", ""])
+def test_another_host_name_is_refused(tmp_path, host):
+    """A page of another origin cannot read through a name of its own."""
+    make_session(tmp_path)
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    try:
+        assert daemon.get("/api/v1/snapshot", Host=host)[0] in (400, 403)
+    finally:
+        daemon.kill()
+
+
+def test_metrics_are_what_prometheus_expects(tmp_path):
+    """promtool finds nothing to say; each class is there before anything happened."""
+    make_session(tmp_path)
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    try:
+        body = daemon.get("/metrics")[1]
+    finally:
+        daemon.kill()
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=body, capture_output=True, check=False
+    )
+
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+    assert b'raywatch_incidents_total{class="spot_preemption",group="preemption"} 0.0' in body
+
+
+def test_the_state_is_private(tmp_path):
+    """Others of the machine read neither the store nor the token."""
+    make_session(tmp_path)
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    daemon.kill()
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "state").iterdir()}
+
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert modes["raywatch.db"] == modes["token"] == modes["raywatch.db.lock"] == 0o600

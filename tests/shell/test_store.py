@@ -1,0 +1,69 @@
+"""The store: whole commits or none, one owner, a way out of corruption."""
+
+import pytest
+
+from raywatch.store import Commit, CursorRow, Store, StoreBusyError, StoreError, StoreWriteError
+
+
+def change(n: int, size: int = 10) -> Commit:
+    """A commit of one cursor and one document."""
+    commit = Commit()
+    commit.put_cursors([CursorRow(1, n, f"f{n}", n, n, b"x", skipping=False)])
+    commit.docs["incident", str(n)] = "x" * size
+    return commit
+
+
+def test_what_was_committed_is_there_again(tmp_path):
+    """Cursors and documents, changed and dropped ones too."""
+    with Store(tmp_path / "s.db") as store:
+        store.commit(change(1))
+        second = change(2)
+        second.forget([(1, 1)])
+        second.docs["incident", "1"] = None
+        store.commit(second, durable=True)
+    with Store(tmp_path / "s.db") as store:
+        stored = store.load()
+
+    assert stored.cursors == (CursorRow(1, 2, "f2", 2, 2, b"x", skipping=False),)
+    assert stored.docs == {"incident": {"2": "x" * 10}}
+
+
+def test_a_full_disk_writes_nothing_and_the_same_commit_works_later(tmp_path):
+    """The connection stays usable; what failed is not half there."""
+    with Store(tmp_path / "s.db") as store:
+        store.commit(change(1))
+        (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+        store._db.execute(f"PRAGMA max_page_count={pages}")
+        big = change(2, 500_000)
+        with pytest.raises(StoreWriteError, match="full"):
+            store.commit(big)
+        assert [c.ino for c in store.load().cursors] == [1]
+        store._db.execute("PRAGMA max_page_count=100000")
+        store.commit(big)
+
+        assert [c.ino for c in store.load().cursors] == [1, 2]
+
+
+def test_a_store_has_one_owner(tmp_path):
+    """The second is told who has it."""
+    with Store(tmp_path / "s.db"), pytest.raises(StoreBusyError, match=r"pid \d+"):
+        Store(tmp_path / "s.db")
+    Store(tmp_path / "s.db").close()
+
+
+def test_a_corrupt_store_is_set_aside_and_rebuilt(tmp_path):
+    """Nothing is thrown away."""
+    (tmp_path / "s.db").write_bytes(b"no database at all" * 100)
+    with Store(tmp_path / "s.db") as store:
+        assert store.rebuilt
+        store.commit(change(1))
+
+    assert (tmp_path / "s.db.corrupt-1").read_bytes().startswith(b"no database")
+
+
+def test_a_store_of_a_newer_version_is_left_alone(tmp_path):
+    """It is not read as if it were ours."""
+    with Store(tmp_path / "s.db") as store:
+        store._db.execute("PRAGMA user_version=99")
+    with pytest.raises(StoreError, match="newer raywatch"):
+        Store(tmp_path / "s.db")
