@@ -1,0 +1,256 @@
+"""Run an action: submit the same job again, or start a program. Every way it can end is an Outcome.
+
+Before anything starts, the state of the old job is read afresh; what cannot be read counts as "not gone".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from raywatch.model import Action, Outcome, Run
+from raywatch.resume.jobs import Job, JobsClient, Submission, Unreadable
+
+OUTPUT_LIMIT = 16_384  # bytes of a hook's output that are kept: the last ones
+GRACE_S = 5.0  # between SIGTERM and SIGKILL of a hook that ran too long
+ACTIVE = frozenset(["PENDING", "RUNNING"])
+State = Literal["succeeded", "failed", "timed_out", "interrupted", "refused", "deferred"]
+
+
+class HookRunner:
+    """Runs actions, one outcome each. `jobs` is None where no dashboard is known."""
+
+    def __init__(
+        self, jobs: JobsClient | None, clock: Callable[[], float], environ: Mapping[str, str]
+    ) -> None:
+        self._jobs, self._clock, self._environ = jobs, clock, environ
+
+    async def run(self, action: Action, run: Run, incident_json: str) -> Outcome:
+        """Run the action's hook. Raises nothing but cancellation, after the hook's processes were killed."""
+        try:
+            blocked = await self._preflight(action, run)
+            if blocked is not None:
+                return blocked
+            if action.hook.kind == "job":
+                return await self._submit(action, run)
+            return await self._command(action, run, incident_json)
+        except Exception as error:  # noqa: BLE001 - one of the two places: a hook must never end the daemon
+            return self._outcome(action, "failed", f"{type(error).__name__}: {error}")
+
+    def _outcome(
+        self, action: Action, state: State, detail: str, output: str = "", job: str = ""
+    ) -> Outcome:
+        return Outcome(action.key, state, self._clock(), detail, output, job)
+
+    # --- may it start? ---
+
+    async def _preflight(self, action: Action, run: Run) -> Outcome | None:
+        if not action.old_submission:
+            if action.hook.kind == "job":
+                return self._outcome(action, "refused", "no submission to repeat")
+            return None  # a driver started by hand: what Ray says of it is no truth
+        if self._jobs is None:
+            return self._outcome(action, "deferred", "no dashboard to read the old job from")
+        old = await self._jobs.job(action.old_submission)
+        if isinstance(old, Unreadable):
+            return self._outcome(
+                action, "deferred", f"old job unreadable: {old.kind}: {old.detail}"[:500]
+            )
+        if old.status in ACTIVE:
+            return self._outcome(
+                action, "deferred", f"old job {action.old_submission} is {old.status}"
+            )
+        if old.status != "FAILED":
+            return self._outcome(
+                action, "refused", f"old job {action.old_submission} is {old.status}"
+            )
+        return await self._others(action, run, old)
+
+    async def _others(self, action: Action, run: Run, old: Job) -> Outcome | None:
+        if self._jobs is None:
+            return None
+        jobs = await self._jobs.jobs()
+        if isinstance(jobs, Unreadable):
+            return self._outcome(action, "deferred", f"jobs unreadable: {jobs.kind}")
+        rival = next((j for j in jobs if _is_rival(j, action, run, old)), None)
+        if rival is not None:
+            name = rival.submission_id or rival.job_id
+            return self._outcome(
+                action, "deferred", f"job {name} does the same work and is {rival.status}"
+            )
+        for job_id in filter(None, {old.job_id, action.old_job}):
+            alive = await self._jobs.living_actors(job_id)
+            if isinstance(alive, Unreadable):
+                return self._outcome(action, "deferred", f"actors unreadable: {alive.kind}")
+            if alive:
+                return self._outcome(action, "deferred", f"{alive} actors of the old job live")
+        return None
+
+    # --- job ---
+
+    async def _submit(self, action: Action, run: Run) -> Outcome:
+        if self._jobs is None:
+            return self._outcome(action, "deferred", "no dashboard")
+        old = await self._jobs.job(action.old_submission)
+        if isinstance(old, Unreadable):
+            return self._outcome(action, "deferred", f"old job unreadable: {old.kind}")
+        answer = await self._jobs.submit(
+            Submission(
+                submission_id=action.key,
+                entrypoint=old.entrypoint,
+                runtime_env=old.runtime_env,
+                metadata={**old.metadata, **_marks(action, run)},
+                resources=action.hook.entrypoint_resources,
+            )
+        )
+        if answer == "created":
+            return self._outcome(action, "succeeded", "submitted", job=action.key)
+        return await self._read_back(
+            action, "it exists" if answer == "exists" else f"submit: {answer}"
+        )
+
+    async def _read_back(self, action: Action, why: str) -> Outcome:
+        """A submission that was cut, or that exists: only the job itself says whether it is ours."""
+        if self._jobs is None:
+            return self._outcome(action, "deferred", why)
+        found = await self._jobs.job(action.key)
+        if isinstance(found, Unreadable):
+            state: State = "failed" if found.kind == "missing" else "deferred"
+            return self._outcome(action, state, f"{why}; reading it back: {found.kind}"[:500])
+        if found.metadata.get("raywatch_action") == action.key:
+            return self._outcome(
+                action, "succeeded", f"submitted once ({why})"[:500], job=action.key
+            )
+        return self._outcome(action, "refused", f"a job named {action.key} is not ours")
+
+    # --- command ---
+
+    async def _command(self, action: Action, run: Run, incident_json: str) -> Outcome:
+        document = json.dumps(
+            {
+                "action": action.key,
+                "run": run.name or run.id,
+                "class": action.class_id,
+                "attempt": action.attempt,
+                "checkpoint": action.checkpoint.path if action.checkpoint else None,
+                "step": action.checkpoint.step if action.checkpoint else None,
+                "avoid_nodes": list(action.avoid_nodes),
+                "incident": json.loads(incident_json),
+            }
+        ).encode()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *action.hook.argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env={**self._environ, **_variables(action, run)},
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            return self._outcome(action, "failed", f"cannot start {action.hook.argv[:1]}: {error}")
+        tail = _Tail()
+        try:
+            await asyncio.wait_for(_converse(process, document, tail), action.hook.timeout_s)
+        except asyncio.TimeoutError:
+            await _end(process)
+            return self._outcome(
+                action, "timed_out", f"after {action.hook.timeout_s:g} s", tail.text()
+            )
+        except asyncio.CancelledError:
+            await _end(process)
+            raise
+        code = process.returncode
+        return self._outcome(
+            action, "failed" if code else "succeeded", f"exit code {code}", tail.text()
+        )
+
+
+def _is_rival(job: Job, action: Action, run: Run, old: Job) -> bool:
+    if job.status not in ACTIVE or job.submission_id == action.key:
+        return False
+    ours = job.metadata.get("raywatch_run") in (run.id, action.run)
+    return ours or (job.entrypoint == old.entrypoint and job.runtime_env == old.runtime_env)
+
+
+def _marks(action: Action, run: Run) -> dict[str, str]:
+    marks = {
+        "raywatch_run": run.id,
+        "raywatch_action": action.key,
+        "raywatch_attempt": str(action.attempt),
+    }
+    if action.checkpoint is not None:
+        marks["raywatch_checkpoint"] = action.checkpoint.path
+    return marks
+
+
+def _variables(action: Action, run: Run) -> dict[str, str]:
+    checkpoint = action.checkpoint
+    step = checkpoint.step if checkpoint else None
+    values = {
+        "RUN": run.name or run.id,
+        "INCIDENT": action.incident,
+        "CLASS": action.class_id,
+        "CHECKPOINT": checkpoint.path if checkpoint else "",
+        "STEP": "" if step is None else str(step),
+        "ATTEMPT": str(action.attempt),
+        "ACTION_KEY": action.key,
+        "AVOID_NODES": ",".join(action.avoid_nodes),
+    }
+    return {f"RAYWATCH_{k}": v.replace("\0", "") for k, v in values.items()}
+
+
+class _Tail:
+    """Keeps the last bytes of a stream, whatever it prints."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def add(self, data: bytes) -> None:
+        self._data = (self._data + data)[-OUTPUT_LIMIT:]
+
+    def text(self) -> str:
+        return self._data.decode(errors="replace")
+
+
+async def _converse(process: asyncio.subprocess.Process, document: bytes, tail: _Tail) -> None:
+    await asyncio.gather(_tell(process, document), _listen(process, tail))
+    await process.wait()
+
+
+async def _tell(process: asyncio.subprocess.Process, document: bytes) -> None:
+    if process.stdin is None:
+        return
+    try:
+        process.stdin.write(document)
+        await process.stdin.drain()
+        process.stdin.close()
+    except (BrokenPipeError, ConnectionResetError):
+        return  # a hook need not read it
+
+
+async def _listen(process: asyncio.subprocess.Process, tail: _Tail) -> None:
+    while process.stdout is not None and (data := await process.stdout.read(65_536)):
+        tail.add(data)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the hook and everything it started: its process group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            await asyncio.wait_for(process.wait(), GRACE_S)
+        except asyncio.TimeoutError:
+            continue
+    if process.returncode is None:
+        await process.wait()
+    with contextlib.suppress(asyncio.TimeoutError):  # a pipe is closed at its end only
+        await asyncio.wait_for(_listen(process, _Tail()), GRACE_S)

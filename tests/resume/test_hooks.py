@@ -1,0 +1,328 @@
+"""Hooks: one submission a key, nothing while the old work may live, every end an outcome."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from raywatch.model import Action, Checkpoint, Hook, Run
+from raywatch.resume.hooks import OUTPUT_LIMIT, HookRunner
+from raywatch.resume.jobs import JobsClient
+
+OLD = {
+    "submission_id": "old",
+    "job_id": "02000000",
+    "status": "FAILED",
+    "entrypoint": "python train.py",
+    "runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip", "env_vars": {"A": "b"}},
+    "metadata": {"team": "x"},
+}
+RUN = Run("lineage-1", name="llm", submissions=("old",))
+ACTION = Action(
+    key="raywatch-llm-1-abcd1234",
+    run="lineage-1",
+    run_name="llm",
+    incident="i1",
+    class_id="worker_crash",
+    attempt=1,
+    mode="auto",
+    hook=Hook("job"),
+    state="started",
+    created_at=0.0,
+    due_at=0.0,
+    old_submission="old",
+    old_job="02000000",
+    checkpoint=Checkpoint("/s/llm/checkpoint_1", 9, whole=True, checked="x", at=0.0),
+    avoid_nodes=("n1", "n2"),
+)
+
+
+class Ray:
+    """Plays the Jobs API of Ray 2.60 (dashboard/modules/job/job_head.py)."""
+
+    def __init__(self, *jobs, actors=(), token=None) -> None:
+        self.jobs = {j["submission_id"]: dict(j) for j in jobs}
+        self.actors, self.token = actors, token
+        self.posts: list[dict[str, object]] = []
+        self.cut = self.hang = False
+
+    def app(self) -> web.Application:
+        """The application."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/api/jobs/", self.list_jobs),
+                web.get("/api/jobs/{id}", self.one),
+                web.post("/api/jobs/", self.post),
+                web.get("/api/v0/actors", self.list_actors),
+            ]
+        )
+        return app
+
+    def refused(self, request):
+        """401 without a token, 403 with a wrong one."""
+        given = request.headers.get("Authorization")
+        if self.token and given != f"Bearer {self.token}":
+            return web.Response(status=403 if given else 401, text="no")
+        return None
+
+    async def list_jobs(self, request):
+        """All jobs."""
+        return self.refused(request) or web.json_response(list(self.jobs.values()))
+
+    async def one(self, request):
+        """One job, 404 where there is none."""
+        if self.hang:
+            await asyncio.sleep(30)
+        found = self.jobs.get(request.match_info["id"])
+        return self.refused(request) or (
+            web.json_response(found) if found else web.Response(status=404)
+        )
+
+    async def post(self, request):
+        """Submit; the same id twice is an error with Ray's text."""
+        body = await request.json()
+        self.posts.append(body)
+        if body["submission_id"] in self.jobs:
+            text = f"ValueError: Job with submission_id {body['submission_id']} already exists. "
+            return web.Response(status=500, text=text)
+        self.jobs[body["submission_id"]] = {**body, "status": "PENDING", "job_id": None}
+        if self.cut:
+            request.transport.close()
+        return web.json_response({"submission_id": body["submission_id"]})
+
+    async def list_actors(self, _request):
+        """The State API's envelope."""
+        return web.json_response(
+            {"result": True, "data": {"result": {"result": list(self.actors)}}}
+        )
+
+
+@asynccontextmanager
+async def running(ray: Ray, *, token=None, timeout_s=5.0):
+    """A hook runner on a real server."""
+    runner = web.AppRunner(ray.app(), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with JobsClient(url, lambda: token, timeout_s=timeout_s) as jobs:
+            yield HookRunner(jobs, lambda: 5.0, os.environ)
+    finally:
+        await runner.cleanup()
+
+
+def play(ray: Ray, action=ACTION, **how):
+    """Run one action; return its outcome."""
+
+    async def main():
+        async with running(ray, **how) as hooks:
+            return await hooks.run(action, RUN, "{}")
+
+    return asyncio.run(main())
+
+
+def test_a_job_is_submitted_again_as_it_was():
+    """Same entrypoint and runtime_env, its own metadata and our marks, the key as its id."""
+    ray = Ray(OLD)
+    outcome = play(ray)
+
+    assert (outcome.state, outcome.submission_id) == ("succeeded", ACTION.key)
+    assert ray.posts == [
+        {
+            "entrypoint": "python train.py",
+            "submission_id": ACTION.key,
+            "runtime_env": OLD["runtime_env"],
+            "metadata": {
+                "team": "x",
+                "raywatch_run": "lineage-1",
+                "raywatch_action": ACTION.key,
+                "raywatch_attempt": "1",
+                "raywatch_checkpoint": "/s/llm/checkpoint_1",
+            },
+        }
+    ]
+
+
+def test_firing_twice_gives_one_job():
+    """Ray refuses the second; it is success once the job was read back as ours."""
+    ray = Ray(OLD)
+
+    async def main():
+        async with running(ray) as hooks:
+            return await asyncio.gather(*(hooks.run(ACTION, RUN, "{}") for _ in range(5)))
+
+    outcomes = asyncio.run(main())
+
+    assert {o.state for o in outcomes} == {"succeeded"}
+    assert sorted(ray.jobs) == ["old", ACTION.key]
+
+
+def test_an_existing_job_that_is_not_ours_is_no_success():
+    """The name alone proves nothing."""
+    assert play(Ray(OLD, {**OLD, "submission_id": ACTION.key, "metadata": {}})).state == "refused"
+
+
+def test_a_submission_that_was_cut_is_read_back():
+    """The server took it and the answer was lost: one job, and success."""
+    ray = Ray(OLD)
+    ray.cut = True
+
+    assert play(ray).state == "succeeded"
+    assert sorted(ray.jobs) == ["old", ACTION.key]
+
+
+@pytest.mark.parametrize(
+    ("ray", "state", "word"),
+    [
+        (Ray({**OLD, "status": "RUNNING"}), "deferred", "RUNNING"),
+        (Ray({**OLD, "status": "PENDING"}), "deferred", "PENDING"),
+        (Ray({**OLD, "status": "SUCCEEDED"}), "refused", "SUCCEEDED"),
+        (Ray({**OLD, "status": "STOPPED"}), "refused", "STOPPED"),
+        (Ray(), "deferred", "missing"),
+        (Ray(OLD, token="t"), "deferred", "unauthorized"),
+        (Ray(OLD, {**OLD, "submission_id": "by-hand", "status": "RUNNING"}), "deferred", "by-hand"),
+        (
+            Ray(
+                OLD,
+                {
+                    "submission_id": "x",
+                    "status": "PENDING",
+                    "metadata": {"raywatch_run": "lineage-1"},
+                },
+            ),
+            "deferred",
+            "same work",
+        ),
+        (Ray(OLD, actors=[{"state": "ALIVE", "job_id": "02000000"}]), "deferred", "1 actors"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["job", "command"])
+def test_nothing_starts_while_the_old_work_may_live(ray, state, word, kind, tmp_path):
+    """Read afresh before the submission; what cannot be read counts as not gone."""
+    mark = tmp_path / "started"
+    action = replace(ACTION, hook=Hook(kind, argv=("touch", str(mark))))
+    outcome = play(ray, action)
+
+    assert (outcome.state, word in outcome.detail) == (state, True)
+    assert ray.posts == []
+    assert not mark.exists()
+
+
+def test_a_dashboard_that_hangs_or_is_gone_defers():
+    """The GCS is gone: it accepts and never answers."""
+    ray = Ray(OLD)
+    ray.hang = True
+    assert play(ray, timeout_s=0.3).state == "deferred"
+
+    async def main():
+        async with JobsClient("http://127.0.0.1:9", lambda: None) as jobs:
+            return await HookRunner(jobs, lambda: 5.0, {}).run(ACTION, RUN, "{}")
+
+    assert "refused" in asyncio.run(main()).detail
+
+
+def test_the_right_token_is_sent():
+    """And a wrong one defers."""
+    assert play(Ray(OLD, token="t"), token="t").state == "succeeded"
+    assert "forbidden" in play(Ray(OLD, token="t"), token="u").detail
+
+
+def command(*argv, **how):
+    """Run a command hook of a driver that was started by hand."""
+    hook = Hook("command", argv=argv, **how)
+    action = replace(ACTION, hook=hook, old_submission="", old_job="")
+    return asyncio.run(HookRunner(None, lambda: 5.0, os.environ).run(action, RUN, '{"class": "x"}'))
+
+
+def test_a_command_gets_environment_and_document(tmp_path):
+    """Both say the same; nothing goes through a shell."""
+    out = tmp_path / "out.json"
+    code = "import json,os,sys; json.dump([dict(os.environ), json.load(sys.stdin), sys.argv[1:]], open(sys.argv[1],'w'))"
+    outcome = command(sys.executable, "-c", code, str(out), "$(touch pwned); `id`")
+    environ, document, argv = json.loads(out.read_text())
+
+    assert outcome.state == "succeeded"
+    assert {k: v for k, v in environ.items() if k.startswith("RAYWATCH_")} == {
+        "RAYWATCH_RUN": "llm",
+        "RAYWATCH_INCIDENT": "i1",
+        "RAYWATCH_CLASS": "worker_crash",
+        "RAYWATCH_CHECKPOINT": "/s/llm/checkpoint_1",
+        "RAYWATCH_STEP": "9",
+        "RAYWATCH_ATTEMPT": "1",
+        "RAYWATCH_ACTION_KEY": ACTION.key,
+        "RAYWATCH_AVOID_NODES": "n1,n2",
+    }
+    assert (document["checkpoint"], document["incident"]) == ("/s/llm/checkpoint_1", {"class": "x"})
+    assert argv[1] == "$(touch pwned); `id`"
+
+
+@pytest.mark.parametrize(
+    ("argv", "state", "detail"),
+    [
+        (("false",), "failed", "exit code 1"),
+        (("/does/not/exist",), "failed", "cannot start"),
+        (("sh", "-c", "exec 0<&-; echo ok"), "succeeded", "exit code 0"),
+    ],
+)
+def test_a_command_that_fails_is_said(argv, state, detail):
+    """Also one that does not exist, and one that reads nothing."""
+    outcome = command(*argv)
+
+    assert (outcome.state, detail in outcome.detail) == (state, True)
+
+
+def test_a_hook_that_prints_megabytes_leaves_its_last_words():
+    """Bounded memory, and it does not block."""
+    outcome = command(sys.executable, "-c", "print('x' * 20_000_000); print('the end')")
+
+    assert outcome.state == "succeeded"
+    assert len(outcome.output) <= OUTPUT_LIMIT
+    assert outcome.output.endswith("the end\n")
+
+
+def test_a_hook_that_hangs_is_ended_with_what_it_started(tmp_path):
+    """Its process group: a grandchild that ignores SIGTERM too."""
+    pids = tmp_path / "pids"
+    script = f"(trap '' TERM; echo $$ > {pids}; sleep 60) & sleep 60"
+    began = time.monotonic()
+    outcome = command("sh", "-c", script, timeout_s=0.5)
+
+    assert outcome.state == "timed_out"
+    assert time.monotonic() - began < 20
+    group = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(pids).encode() in _read(p)]
+    assert group == []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_cancelling_ends_the_hook(tmp_path):
+    """The daemon stops: nothing of the hook is left."""
+    started = tmp_path / "started"
+
+    async def main():
+        hook = Hook("command", argv=("sh", "-c", f"touch {started}; exec sleep 77"))
+        action = replace(ACTION, hook=hook, old_submission="")
+        task = asyncio.create_task(HookRunner(None, lambda: 5.0, os.environ).run(action, RUN, "{}"))
+        while not started.exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if _read(p) == b"sleep\x0077\x00"]
+    assert left == []
