@@ -68,6 +68,7 @@ def restored(runs: Iterable[Run], session: str = "") -> Runs:
             ending=_ending_of(run),
             controller=run.controllers[-1] if run.controllers else "",
             state_at=run.last_policy_at or 0.0,
+            group_at=(run.last_policy_at or 0.0) if run.status == "running" else 0.0,
         )
         state = put(state, run, life)
         state = owned(state, run.id, [Entity("submission", s) for s in run.submissions])

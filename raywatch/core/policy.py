@@ -1,0 +1,311 @@
+"""What to do about a run that ended: (incidents, runs, ledger, rules, now) -> new or changed actions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from raywatch.core.preconditions import (
+    DEFERRED,
+    FIRED,
+    Case,
+    Verdict,
+    admits,
+    history_of,
+    is_about_now,
+    is_for_life,
+    judge,
+    kept_until,
+)
+from raywatch.core.runs import Runs, canonical, runs_hurt
+from raywatch.model import (
+    Action,
+    ActionState,
+    Checkpoint,
+    FailureClass,
+    Incident,
+    Outcome,
+    ResumeRule,
+    Run,
+)
+
+_PENDING = ("waiting", "awaiting_approval", "suggested")
+_NOT_SLUG = re.compile(r"[^a-z0-9]+")
+_SLUG = 40
+
+
+def decide(
+    incidents: Sequence[Incident],
+    runs: Runs,
+    ledger: Mapping[str, Action],
+    rules: Sequence[ResumeRule],
+    classes: Mapping[str, FailureClass],
+    *,
+    now: float,
+    started_at: float,
+) -> tuple[Action, ...]:
+    """Return the actions that are new or changed. Merged into the ledger, a second call returns none.
+
+    `started_at` is the daemon's first start: what ended before it is history and never acts.
+    An action in state `started` is to be recorded first and then run.
+    """
+    if not rules and not ledger:
+        return ()
+    decided: list[Action] = []
+    settled: set[str] = set()
+    for run, incident in _ends(incidents, runs, ledger, classes):
+        rule = next((r for r in rules if admits(r, run, classes[incident.class_id])), None)
+        if rule is None:
+            continue
+        past = history_of(run, runs, ledger)
+        case = Case(
+            run=run,
+            incident=incident,
+            failure=classes[incident.class_id],
+            rule=rule,
+            runs=runs,
+            past=past,
+            existing=_existing(run, runs, ledger),
+            now=now,
+            started_at=started_at,
+        )
+        action = _next(case)
+        settled |= {a.key for a in (action, case.existing) if a is not None}
+        if action is not None and action != case.existing:
+            decided.append(action)
+    decided += _left_over(incidents, runs, ledger, rules, settled=settled, now=now)
+    return tuple(decided)
+
+
+# --- which incident ended which run ----------------------------------------------------------------------
+
+
+def _ends(
+    incidents: Sequence[Incident],
+    runs: Runs,
+    ledger: Mapping[str, Action],
+    classes: Mapping[str, FailureClass],
+) -> list[tuple[Run, Incident]]:
+    """Return each run that was hurt with the best incident about it, one run a submission."""
+    best: dict[str, tuple[Run, Incident]] = {}
+    used: dict[str, list[Action]] = {}
+    for action in ledger.values():
+        if action.state in FIRED:
+            used.setdefault(action.incident, []).append(action)
+    for incident in incidents:
+        if not incident.acts or classes[incident.class_id].role not in ("root", "symptom"):
+            continue
+        for run_id in dict.fromkeys((*incident.runs, *runs_hurt(runs, incident))):
+            run = runs.get(run_id)
+            if run is None or not is_about_now(run, runs, incident, used.get(incident.id, ())):
+                continue
+            end = runs.life(run.id).submission or run.id
+            known = best.get(end)
+            if known is None or _weight(run, incident, classes) > _weight(*known, classes):
+                best[end] = (run, incident)
+    return list(best.values())
+
+
+def _weight(
+    run: Run, incident: Incident, classes: Mapping[str, FailureClass]
+) -> tuple[bool, bool, int, float, float, float, str]:
+    """Of the runs of one submission the one that failed; root over symptom, then trust, then the first."""
+    return (
+        run.status == "failed",
+        classes[incident.class_id].role == "root",
+        int(incident.trust),
+        incident.confidence,
+        -incident.first_at,
+        run.seen_at,
+        run.id,
+    )
+
+
+def _existing(run: Run, runs: Runs, ledger: Mapping[str, Action]) -> Action | None:
+    """Return what was decided for this end of the run and has not been carried out."""
+    mine = [a for a in ledger.values() if a.state not in FIRED and is_for_life(a, run, runs)]
+    return max(mine, key=lambda a: (a.state != "abandoned", a.attempt, a.created_at), default=None)
+
+
+# --- one decision ------------------------------------------------------------------------------------------
+
+
+def _next(case: Case) -> Action | None:
+    if any(a.state == "started" for a in case.past):
+        return None  # one at a time
+    done = [a for a in case.past if is_for_life(a, case.run, case.runs)]
+    if done and not _may_try_again(done[-1]):
+        return None
+    verdict = judge(case)
+    if verdict.state == "abandoned":
+        return _abandoned(case.existing, verdict.detail)
+    return _action(case, verdict)
+
+
+def _may_try_again(last: Action) -> bool:
+    """A hook that failed may be run again; one of unknown outcome may have started something."""
+    if last.state == "failed":
+        return True
+    if last.state == "timed_out" and last.hook.kind == "job":
+        return True
+    return last.state in ("interrupted", "timed_out") and last.hook.retry_interrupted
+
+
+def _abandoned(existing: Action | None, detail: str) -> Action | None:
+    if existing is None or existing.state in ("abandoned", "observed"):
+        return existing
+    return replace(existing, state="abandoned", detail=detail)
+
+
+def _action(case: Case, verdict: Verdict) -> Action:
+    existing, run, incident = case.existing, case.run, case.incident
+    attempt = existing.attempt if existing is not None else len(case.past) + 1
+    life = case.runs.life(run.id)
+    state = _in_mode(case, verdict.state)
+    due_at = existing.due_at if existing is not None else case.now
+    if verdict.due_at is not None:
+        due_at = verdict.due_at
+    elif verdict.state == "started":  # what it waited for may have come early
+        due_at = min(due_at, case.now)
+    return Action(
+        key=existing.key
+        if existing is not None
+        else _key(run, life.submission or incident.id, attempt),
+        run=existing.run if existing is not None else run.id,
+        run_name=run.name,
+        incident=incident.id,
+        class_id=incident.class_id,
+        attempt=attempt,
+        mode=case.rule.mode,
+        hook=case.rule.hook,
+        state=state,
+        created_at=existing.created_at if existing is not None else case.now,
+        due_at=due_at,
+        old_submission=life.submission,
+        old_job=life.jobs[-1] if life.jobs else "",
+        checkpoint=_checkpoint(case),
+        avoid_nodes=case.avoid_nodes,
+        started_at=case.now if state == "started" else None,
+        detail=verdict.detail,
+        detected_at=existing.detected_at if existing is not None else incident.first_at,
+        counted=case.advice != "now",
+    )
+
+
+def _in_mode(case: Case, state: ActionState) -> ActionState:
+    """Bound what may be done by the rule's mode."""
+    mode, existing = case.rule.mode, case.existing
+    if mode == "observe":
+        return "observed"
+    if mode == "suggest":
+        return "suggested"
+    approved = existing is not None and (existing.mode, existing.state) == ("approve", "waiting")
+    if mode == "approve" and state != "suggested" and not approved:
+        return "awaiting_approval"
+    return state
+
+
+def _checkpoint(case: Case) -> Checkpoint | None:
+    if case.advice == "older":
+        return case.runs.older.get(case.run.id)
+    return case.run.checkpoint
+
+
+def _key(run: Run, end: str, attempt: int) -> str:
+    slug = _NOT_SLUG.sub("-", run.name.lower()).strip("-")[:_SLUG].strip("-") or "run"
+    digest = hashlib.sha256(f"{run.id}\n{end}".encode()).hexdigest()[:8]
+    return f"raywatch-{slug}-{attempt}-{digest}"
+
+
+# --- decisions whose reason is gone ------------------------------------------------------------------------
+
+
+def _left_over(
+    incidents: Iterable[Incident],
+    runs: Runs,
+    ledger: Mapping[str, Action],
+    rules: Sequence[ResumeRule],
+    *,
+    settled: set[str],
+    now: float,
+) -> list[Action]:
+    """Abandon what waits for a run that was started again, for no rule, or for too long."""
+    present = {i.id for i in incidents}
+    found = []
+    for action in ledger.values():
+        if action.state not in _PENDING or action.key in settled:
+            continue
+        reason = _gone(action, runs, rules, is_present=action.incident in present, now=now)
+        if reason:
+            found.append(replace(action, state="abandoned", detail=reason))
+    return found
+
+
+def _gone(
+    action: Action, runs: Runs, rules: Sequence[ResumeRule], *, is_present: bool, now: float
+) -> str:
+    run = runs.get(canonical(runs, action.run))
+    if run is not None and not is_for_life(action, run, runs):
+        return "the run was started again by somebody else"
+    if run is not None and is_present:
+        return "the run goes on, or no [[resume]] speaks of it any more"
+    rule = next((r for r in rules if r.hook == action.hook), None)
+    if rule is None:
+        return "no [[resume]] speaks of it any more"
+    return "its incident is gone" if now > kept_until(action, rule) else ""
+
+
+# --- what comes of an action -------------------------------------------------------------------------------
+
+
+def apply_outcome(action: Action, outcome: Outcome, now: float, rule: ResumeRule) -> Action:
+    """Return the action after its hook has answered; an answer to what was not started changes nothing."""
+    if action.state != "started" or outcome.key != action.key:
+        return action
+    if outcome.state == "deferred":
+        return replace(
+            action,
+            state="waiting",
+            started_at=None,
+            due_at=now + rule.backoff_s,
+            detail=f"{DEFERRED}{outcome.detail}",
+        )
+    return replace(
+        action,
+        state=outcome.state,
+        ended_at=outcome.at,
+        detail=outcome.detail,
+        output=outcome.output,
+        submission_id=outcome.submission_id or action.submission_id,
+    )
+
+
+def approve(action: Action, now: float) -> Action:
+    """Let an action that awaits approval go on; any other stays as it is."""
+    if action.state != "awaiting_approval":
+        return action
+    return replace(action, state="waiting", due_at=now, detail="approved")
+
+
+def progress(action: Action, runs: Runs, now: float) -> Action:
+    """Note the first step beyond the checkpoint on what the action started. Changes it at most once."""
+    if action.first_step_at is not None or action.state not in ("started", "succeeded"):
+        return action
+    begun = action.started_at if action.started_at is not None else now
+    mark = action.checkpoint.step if action.checkpoint is not None else None
+    for run in runs.runs.values():
+        if run.step is None or run.step_at is None or run.step_at < begun:
+            continue
+        if _is_fruit(action, run, runs) and (mark is None or run.step > mark):
+            return replace(action, first_step_at=run.step_at, first_step=run.step)
+    return action
+
+
+def _is_fruit(action: Action, run: Run, runs: Runs) -> bool:
+    """Say whether the run's current life came of the action."""
+    submission = runs.life(run.id).submission
+    if action.submission_id or action.hook.kind == "job":
+        return submission in (action.submission_id, action.key) and bool(submission)
+    return run.id == canonical(runs, action.run) and not is_for_life(action, run, runs)
