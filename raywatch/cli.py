@@ -98,6 +98,11 @@ def scan(
 
 @cli.command()
 @click.option(
+    "--config",
+    type=click.Path(),
+    help="Configuration.  [default: raywatch.toml, ~/.config/raywatch, /etc/raywatch]",
+)
+@click.option(
     "--temp-dir",
     type=click.Path(file_okay=False),
     help="Where Ray keeps its sessions.  [default: RAY_TMPDIR, /tmp/ray]",
@@ -105,47 +110,51 @@ def scan(
 @click.option(
     "--session-dir", type=click.Path(exists=True, file_okay=False), help="Follow this session only."
 )
-@click.option(
-    "--listen", default="127.0.0.1:9265", show_default=True, help="Address of the web server."
-)
-@click.option(
-    "--store",
-    default="~/.local/state/raywatch/raywatch.db",
-    show_default=True,
-    help="What must survive.",
-)
+@click.option("--listen", help="Address of the web server.  [default: 127.0.0.1:9265]")
+@click.option("--store", help="What must survive.  [default: ~/.local/state/raywatch/raywatch.db]")
 @_RULES
 def daemon(
+    config: str | None,
     temp_dir: str | None,
     session_dir: str | None,
     *,
-    listen: str,
-    store: str,
+    listen: str | None,
+    store: str | None,
     rules: tuple[str, ...],
 ) -> int:
-    """Follow the logs of the current Ray session and say what fails: /metrics, /api/v1/snapshot."""
+    """Follow the current Ray session, say what fails, resume what the configuration says."""
     import logging
     import os
+    from dataclasses import replace
 
-    from raywatch.collect.raylogs import default_temp_dirs
-    from raywatch.daemon import Settings, run
+    from raywatch.config import find_config, load_config, parse_address
+    from raywatch.core.taxonomy import parse_taxonomy
+    from raywatch.daemon import run
+    from raywatch.resources import resource_dir
 
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO
     )
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit():
-        raise click.UsageError(f"--listen {listen}: give HOST:PORT, like 127.0.0.1:9265")
-    settings = Settings(
-        temp_dirs=(Path(temp_dir),) if temp_dir else default_temp_dirs(os.environ),
-        session_dir=Path(session_dir) if session_dir else None,
-        host=host.strip("[]"),
-        port=int(port),
-        store=Path(store).expanduser(),
-        zone=_local_zone(),
-        rules=rules,
+    classes = parse_taxonomy((resource_dir("rules") / "taxonomy.yaml").read_text())
+    found = load_config(find_config(config, os.environ), os.environ, classes)
+    if listen:
+        address = parse_address(listen)
+        if address is None:
+            raise click.UsageError(f"--listen {listen}: give HOST:PORT, like 127.0.0.1:9265")
+        found = replace(found, host=address[0], port=address[1])
+    found = replace(
+        found,
+        temp_dir=Path(temp_dir) if temp_dir else found.temp_dir,
+        session_dir=Path(session_dir) if session_dir else found.session_dir,
+        store=Path(store or found.store).expanduser(),
+        rules=(*found.rules, *rules),
     )
-    run(settings, ready=lambda at: click.echo(f"raywatch listens on http://{host}:{at}"))
+    run(
+        found,
+        _local_zone(),
+        os.environ,
+        ready=lambda at: click.echo(f"raywatch listens on http://{found.host}:{at}"),
+    )
     return 0
 
 

@@ -7,32 +7,44 @@ close the store.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
+from itertools import chain
 from pathlib import Path
-
-from prometheus_client import CollectorRegistry, generate_latest
+from queue import SimpleQueue
 
 from raywatch import __version__
-from raywatch.collect.raylogs import current_session, describe, node_of_session
+from raywatch.collect.raylogs import current_session, default_temp_dirs, describe, node_of_session
 from raywatch.collect.tail import Cursor, Tailer
 from raywatch.collect.wake import Waker
+from raywatch.config import Config
 from raywatch.core.incidents import State, correlate_all, expire
+from raywatch.core.runs import Runs, runs_hurt
 from raywatch.core.view import incident_json, rfc3339
 from raywatch.memory import COUNTERS, documents, remembered
-from raywatch.metrics import TICK_BUCKETS, MetricsView, RaywatchCollector
-from raywatch.model import Chunk, Fact, FileId, Finding, Source
+from raywatch.metrics import TICK_BUCKETS, MetricsView
+from raywatch.model import (
+    Action,
+    Chunk,
+    EndpointHealth,
+    Fact,
+    FileId,
+    Finding,
+    Observation,
+    Outcome,
+    Source,
+)
 from raywatch.pipeline import Engine, examine, load_engine
+from raywatch.resuming import Look, Resuming
+from raywatch.service import Inbox, Service
 from raywatch.store import Commit, CursorRow, Store, StoreWriteError
-from raywatch.web import Api, ensure_token, make_app, port_of, serve
 
 log = logging.getLogger("raywatch.daemon")
 SWEEP_S = 2.0  # a lost inotify event costs at most this
@@ -40,20 +52,6 @@ TURN_S = 0.01  # between two looks while something is being written
 COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
 RETRY_S = 5.0
 QUIET_S = 900.0  # an incident that was quiet for so long is over
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the daemon is told."""
-
-    temp_dirs: tuple[Path, ...]
-    session_dir: Path | None
-    host: str
-    port: int
-    store: Path
-    zone: tzinfo
-    rules: tuple[str, ...] = ()
-    hosts: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -79,8 +77,18 @@ class _Counters:
 class Daemon:
     """The first thread's part: everything but the web server. `tick` is one turn of the loop."""
 
-    def __init__(self, settings: Settings, engine: Engine, store: Store) -> None:
-        self._settings, self._engine, self._store = settings, engine, store
+    def __init__(
+        self,
+        config: Config,
+        temp_dirs: Sequence[Path],
+        zone: tzinfo,
+        engine: Engine,
+        store: Store,
+    ) -> None:
+        self._config, self._temp_dirs, self._zone = config, temp_dirs, zone
+        self._engine, self._store = engine, store
+        self.inbox: Inbox = SimpleQueue()
+        self.service: Service | None = None
         stored = store.load()
         self.state: State = remembered(stored.docs)
         self._counters = _Counters()
@@ -93,6 +101,13 @@ class Daemon:
         self._tailer = Tailer([], self._describe, cursors)
         self._waker = Waker()
         self._pending = Commit()  # what the disk does not have yet
+        started = float(stored.docs.get("start", {}).get("-", time.time()))
+        self._pending.docs["start", "-"] = repr(started)
+        self._resuming = Resuming(
+            config.resume, engine.ruleset.classes, stored.docs, started_at=started
+        )
+        self._to_fire: list[Action] = []
+        self._endpoints: dict[str, EndpointHealth] = {}
         self._swept_at = self._committed_at = self._last_read_at = 0.0
         self._write_error = ""
         self._caught_up = False
@@ -101,7 +116,6 @@ class Daemon:
         self._lock = threading.Lock()
         self._published: tuple[int, bytes] = (0, b"")
         self._view = self._metrics()
-        self.on_publish: Callable[[], None] = lambda: None
         self._publish(0.0)
 
     def close(self) -> None:
@@ -126,24 +140,29 @@ class Daemon:
             self._follow_session()
             self._swept_at = now
         chunks = self._tailer.poll(now, dirty=None if sweep or not self._caught_up else dirty)
-        before = self.state
+        before, runs = self.state, self._resuming.runs
         findings, facts = self._examine(chunks, now)
         self._correlate(findings, facts, now)
         if not chunks and sweep:
             self._caught_up = True
-        self._collect_changes(before, counted=bool(findings))
-        self._commit(now, force=self.state is not before)
-        if self.state is not before or sweep:
+        news = self._resume(facts, now)
+        self._collect_changes(before, runs, counted=bool(findings))
+        changed = self.state is not before or news
+        self._commit(now, force=changed, durable=bool(self._to_fire))
+        self._fire()
+        if changed or sweep:
             self._publish(now)
+        if sweep and self.service is not None:
+            self.service.look(self._resuming.to_look_at())
         self._measure(time.perf_counter() - began)
 
     def _follow_session(self) -> None:
-        session = self._settings.session_dir or next(
-            filter(None, map(current_session, self._settings.temp_dirs)), None
+        session = self._config.session_dir or next(
+            filter(None, map(current_session, self._temp_dirs)), None
         )
         if session is None or session == self._session:
             if session is None and self._session is None and not self._swept_at:
-                where = ", ".join(map(str, self._settings.temp_dirs))
+                where = ", ".join(map(str, self._temp_dirs))
                 log.warning("no Ray session yet in %s; waiting for one", where)
             return
         log.info("following session path=%s", session)
@@ -164,9 +183,7 @@ class Daemon:
         facts: list[Fact] = []
         for chunk in chunks:
             # Output without times was written just now, unless it was there before we looked.
-            seen = examine(
-                self._engine, chunk, self._settings.zone, now if self._caught_up else None
-            )
+            seen = examine(self._engine, chunk, self._zone, now if self._caught_up else None)
             self._tailer.commit(chunk, seen.upto)
             findings += seen.findings
             facts += seen.facts
@@ -188,20 +205,59 @@ class Daemon:
                 log.warning(
                     "incident opened id=%s class=%s", change.incident.id, change.incident.class_id
                 )
+        if changes and self.service is not None:
+            self.service.nudge()
         self.state, _ = expire(self.state, now, QUIET_S)
 
-    def _collect_changes(self, before: State, *, counted: bool) -> None:
+    def start(self, now: float) -> None:
+        """Settle what a crash left behind."""
+        self._to_fire += self._resuming.unfinished(now)
+
+    def _resume(self, facts: list[Fact], now: float) -> bool:
+        """Take in what came from the other thread and decide; return whether anything did."""
+        seen: list[Observation | Look] = []
+        outcomes: list[Outcome] = []
+        while not self.inbox.empty():
+            item = self.inbox.get()
+            if isinstance(item, Outcome):
+                outcomes.append(item)
+            else:
+                seen.append(item)
+        for health in (s for s in seen if isinstance(s, EndpointHealth)):
+            self._endpoints[health.name] = health
+        self._resuming.learn(facts, seen, now)
+        for outcome in outcomes:
+            log.warning("hook %s: %s %s", outcome.key, outcome.state, outcome.detail)
+            self._resuming.outcome(outcome, now)
+        if self._caught_up:  # history first: half of it could look like a failure
+            self._to_fire += self._resuming.decide(self.state.incidents, now)
+        return bool(seen or outcomes or facts or self._to_fire)
+
+    def _fire(self) -> None:
+        """Start what is on the disk; what is not there yet waits for the disk."""
+        if self._write_error or self.service is None:
+            return
+        incidents = {i.id: i for i in self.state.incidents}
+        for action in self._to_fire:
+            run, incident = self._resuming.run_of(action), incidents.get(action.incident)
+            if run is not None:
+                classes = self._engine.ruleset.classes
+                text = json.dumps(incident_json(incident, classes)) if incident else "{}"
+                self.service.fire(action, run, text)
+        self._to_fire = []
+
+    def _collect_changes(self, before: State, runs: Runs, *, counted: bool) -> None:
         self._pending.put_cursors(
             CursorRow(*c.file, c.path, c.offset, c.line, c.anchor, c.skipping)
             for c in self._tailer.cursors()
         )
         self._pending.forget(self._tailer.gone())
-        for document in documents(before, self.state):
+        for document in chain(documents(before, self.state), self._resuming.documents(runs)):
             self._pending.docs[document.kind, document.id] = document.json
         if counted:
             self._pending.docs["counters", "-"] = self._counters.dump()
 
-    def _commit(self, now: float, *, force: bool) -> None:
+    def _commit(self, now: float, *, force: bool, durable: bool = False) -> None:
         """Cursors and effects go together or not at all; a full disk loses nothing that is in the files."""
         wait_s = RETRY_S if self._write_error else COMMIT_S
         if not self._pending or (
@@ -210,7 +266,7 @@ class Daemon:
             return
         self._committed_at = now
         try:
-            self._store.commit(self._pending)
+            self._store.commit(self._pending, durable=durable)
         except StoreWriteError as error:
             if not self._write_error:
                 log.error("cannot write the store, watching on: %s", error)  # noqa: TRY400 - one line
@@ -232,7 +288,10 @@ class Daemon:
                 "now": rfc3339(now),
                 "version": __version__,
                 "session": self._session.name if self._session else None,
-                "incidents": [incident_json(i, classes) for i in self.state.incidents],
+                "incidents": [
+                    {**incident_json(i, classes), "runs": list(runs_hurt(self._resuming.runs, i))}
+                    for i in self.state.incidents
+                ],
                 "drains": [
                     {
                         "node_id": d.node_id,
@@ -244,12 +303,14 @@ class Daemon:
                     for d in self.state.drains.values()
                 ],
                 "sources": self._sources(),
+                **self._resuming.shown(),
             }
         ).encode()
         with self._lock:
             self._published = (self._published[0] + 1, body)
             self._view = self._metrics()
-        self.on_publish()
+        if self.service is not None:
+            self.service.publish()
 
     def _sources(self) -> list[dict[str, str | int | None]]:
         return [
@@ -259,7 +320,17 @@ class Daemon:
                 "files": self._tailer.files(),
                 "mode": self._waker.mode,
                 "last_at": rfc3339(self._last_read_at),
-            }
+            },
+            *(
+                {
+                    "source": h.name,
+                    "up": int(h.state == "up"),
+                    "state": h.state,
+                    "detail": h.detail,
+                    "last_at": rfc3339(h.at),
+                }
+                for h in self._endpoints.values()
+            ),
         ]
 
     def _metrics(self) -> MetricsView:
@@ -279,7 +350,10 @@ class Daemon:
             read_bytes=dict(self._tailer.read_bytes),
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),
-            sources={"logs": (self._session is not None, self._last_read_at)},
+            sources={
+                "logs": (self._session is not None, self._last_read_at),
+                **{h.name: (h.state == "up", h.at) for h in self._endpoints.values()},
+            },
             ticks=tuple(self._ticks),
             tick_seconds=self._tick_seconds,
             store_writable=not self._write_error,
@@ -306,82 +380,22 @@ class Daemon:
         return self._session is not None and not self._write_error, json.dumps(facts).encode()
 
 
-class _WebThread(threading.Thread):
-    """The second thread: an asyncio loop that only waits for the network."""
-
-    def __init__(self, daemon: Daemon, settings: Settings) -> None:
-        super().__init__(name="raywatch-web", daemon=True)
-        self._daemon_part, self._settings = daemon, settings
-        self._loop = asyncio.new_event_loop()
-        self._published = asyncio.Event()
-        self._ended = asyncio.Event()
-        self.started = threading.Event()
-        self.error: Exception | None = None
-        self.port = 0
-
-    def run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._ended.set)
-        self.join(10)
-
-    def notify(self) -> None:
-        if self.started.is_set() and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._announce)
-
-    def _announce(self) -> None:
-        self._published.set()
-        self._published = asyncio.Event()
-
-    async def _wait(self, after: int, seconds: float) -> None:
-        published = self._published
-        if self._daemon_part.snapshot(after) is None:
-            try:
-                await asyncio.wait_for(published.wait(), seconds)
-            except asyncio.TimeoutError:
-                return
-
-    async def _serve(self) -> None:
-        registry = CollectorRegistry()
-        registry.register(RaywatchCollector(self._daemon_part.metrics_view))
-        settings, part = self._settings, self._daemon_part
-        api = Api(
-            snapshot=part.snapshot,
-            wait=self._wait,
-            metrics=lambda: generate_latest(registry),
-            health=part.health,
-            token=ensure_token(settings.store.parent / "token"),
-            hosts=frozenset({"127.0.0.1", "localhost", "::1", settings.host}) | settings.hosts,
-            open_reading=settings.host in ("127.0.0.1", "localhost", "::1"),
-        )
-        try:
-            runner = await serve(make_app(api), settings.host, settings.port)
-        except Exception as error:  # noqa: BLE001 - carried to the first thread, which ends with it
-            self.error = error
-            self.started.set()
-            return
-        self.port = port_of(runner)
-        self.started.set()
-        await self._ended.wait()
-        await runner.cleanup()
-
-
-def run(settings: Settings, *, ready: Callable[[int], None]) -> None:
+def run(
+    config: Config, zone: tzinfo, environ: Mapping[str, str], *, ready: Callable[[int], None]
+) -> None:
     """Run until SIGTERM or SIGINT; `ready(port)` is called once it listens. Raises StoreError, WebError."""
     stopping = threading.Event()
-    engine = load_engine(settings.rules)
-    with Store(settings.store) as store:
-        daemon = Daemon(settings, engine, store)
-        web = _WebThread(daemon, settings)
-        web.start()
-        web.started.wait()
-        if web.error is not None:
+    engine = load_engine(config.rules)
+    temp_dirs = (config.temp_dir,) if config.temp_dir else default_temp_dirs(environ)
+    with Store(config.store) as store:
+        daemon = Daemon(config, temp_dirs, zone, engine, store)
+        service = Service(daemon, config, environ, daemon.inbox)
+        service.start()
+        service.started.wait()
+        if service.error is not None:
             daemon.close()
-            raise web.error
-        daemon.on_publish = web.notify
+            raise service.error
+        daemon.service = service
 
         def stop(_number: int, _frame: object) -> None:
             stopping.set()
@@ -389,10 +403,12 @@ def run(settings: Settings, *, ready: Callable[[int], None]) -> None:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        ready(web.port)
+        ready(service.port)
+        daemon.start(time.time())
         dirty: set[str] = set()
         while not stopping.is_set():
             daemon.tick(time.time(), dirty)
             dirty = daemon.wait()
-        web.stop()
+        service.stop()
+        daemon.tick(time.time(), set())  # the last outcomes
         daemon.close()

@@ -10,7 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from raywatch.core.incidents import State
 from raywatch.model import Change, Drain, Entity, Finding, Incident
 
-Kind = Literal["incident", "drain", "end", "waiting", "links", "sizes", "counters"]
+Kind = Literal[
+    "incident", "drain", "end", "waiting", "links", "sizes", "counters", "run", "action", "start"
+]
 _INCIDENT = TypeAdapter(Incident)
 _DRAIN = TypeAdapter(Drain)
 _FINDING = TypeAdapter(Finding)

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "terminal": set(),
     "archive": {"model"},
     "errors": set(),
+    "demo_train": set(),
     "tui": {"model", "tui", "terminal"},
     "pipeline": {"model", "core", "collect", "resources"},
 }
@@ -32,6 +33,8 @@ WIRING = {
     "explain",
     "demo",
     "memory",
+    "resuming",
+    "service",
     "doctor",
     "client",
     "__main__",
@@ -80,7 +83,8 @@ def broken_laws(room: str, text: str) -> list[str]:
     elif room not in WIRING:
         wrong.append(f"room {room} is not in the plan of the house")
     tops = {n.split(".")[0] for n in names}
-    wrong += ["imports ray"] * ("ray" in tops)
+    # The program that the demo submits: Ray runs it, nobody imports it.
+    wrong += ["imports ray"] * ("ray" in tops and room != "demo_train")
     wrong += ["imports textual"] * ("textual" in tops and room != "tui")
     wrong += ["imports hyperscan"] * ("hyperscan" in tops and room != "core")
     if room in ("core", "model"):

@@ -47,7 +47,7 @@ def parse_version(body: bytes, at: float) -> list[SessionSeen]:
 def _loaded(body: bytes) -> object:
     try:
         found: object = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # RecursionError: a hostile depth of brackets
         return None
     return found
 

@@ -238,10 +238,18 @@ def _attach(
     if better:
         grown = _renamed(grown, finding)
     grown = _with_sizes(state, _with_culprit(state, _with_restart(grown, finding), finding))
+    grown = _settled(grown, finding)
     others = tuple(grown if i.id == incident.id else i for i in state.incidents)
     changed = grown.class_id != incident.class_id
     change = Change("reclassified" if changed else "extended", grown, finding)
     return replace(state, incidents=others), (change,)
+
+
+def _settled(incident: Incident, finding: Finding) -> Incident:
+    """A death reason that Ray recorded for the subject needs no waiting for a better one."""
+    if incident.settled_at is not None or finding.trust < Trust.RAY:
+        return incident
+    return replace(incident, settled_at=finding.at)
 
 
 def _renamed(incident: Incident, finding: Finding) -> Incident:
@@ -321,7 +329,7 @@ def _open(
         entities=first.entities,
         acts=first.acts,
     )
-    incident = _with_culprit(state, _with_restart(incident, first), first)
+    incident = _settled(_with_culprit(state, _with_restart(incident, first), first), first)
     state = replace(state, incidents=(*state.incidents, incident))
     changes = [Change("opened", incident, first)]
     earlier = [

@@ -216,6 +216,7 @@ def test_no_answer_whatever_raises(found):
             rayjson.parse_version,
         ):
             assert isinstance(parse(body, 1.0), list)
+    assert rayjson.parse_jobs(b"[" * 200_000, 1.0) == []
     assert rayjson.parse_jobs(b"500 Internal Server Error", 1.0) == []
 
 

@@ -1,0 +1,275 @@
+"""raywatch.toml + environment -> a frozen Config. Every default and every check stands here.
+
+A mistake is one line: `raywatch.toml:LINE: what, and what would be right`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import get_args
+
+from raywatch.model import Hook, Mode, RaywatchError, ResumeRule
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DASHBOARD = "http://127.0.0.1:8265"
+LISTEN = "127.0.0.1:9265"
+STORE = "~/.local/state/raywatch/raywatch.db"
+_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "ray": ("dashboard", "session_dir", "temp_dir"),
+    "listen": ("address", "hosts"),
+    "store": ("path",),
+    "rules": ("paths",),
+}
+_RESUME = {
+    "run": str,
+    "mode": str,
+    "hook": dict,
+    "classes": list,
+    "max_attempts": int,
+    "backoff_s": float,
+    "backoff_max_s": float,
+    "max_age_s": float,
+    "settle_s": float,
+}
+_HOOK = {
+    "kind": str,
+    "name": str,
+    "argv": list,
+    "timeout_s": float,
+    "retry_interrupted": bool,
+    "entrypoint_num_cpus": float,
+    "entrypoint_num_gpus": float,
+    "entrypoint_memory": float,
+}
+_WORDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+    bool: "true or false",
+}
+
+
+class ConfigError(RaywatchError):
+    """A mistake in the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All that can be configured. Paths are expanded."""
+
+    dashboard: str = DASHBOARD
+    session_dir: Path | None = None
+    temp_dir: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 9265
+    hosts: frozenset[str] = frozenset()
+    store: Path = Path(STORE)
+    rules: tuple[str, ...] = ()
+    resume: tuple[ResumeRule, ...] = ()
+
+
+def find_config(named: str | None, env: Mapping[str, str]) -> Path | None:
+    """Return the file to read: the named one, RAYWATCH_CONFIG, else the first that is there."""
+    if named or env.get("RAYWATCH_CONFIG"):
+        return Path(named or env["RAYWATCH_CONFIG"])
+    places = ["raywatch.toml", "~/.config/raywatch/raywatch.toml", "/etc/raywatch/raywatch.toml"]
+    return next((p for p in (Path(x).expanduser() for x in places) if p.is_file()), None)
+
+
+def load_config(path: Path | None, env: Mapping[str, str], classes: Collection[str]) -> Config:
+    """Read the configuration. Raises ConfigError; without a file the defaults hold."""
+    if path is None:
+        return _Reader("", "raywatch.toml", env, classes).config()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return _Reader(text, path.name, env, classes).config()
+
+
+def parse_address(text: str) -> tuple[str, int] | None:
+    """Split HOST:PORT; None where it is none."""
+    host, _, port = text.rpartition(":")
+    return (
+        (host.strip("[]"), int(port)) if host and port.isdigit() and int(port) < 1 << 16 else None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    text: str
+    name: str
+    env: Mapping[str, str]
+    classes: Collection[str]
+
+    def fail(self, what: str, *path: str | int) -> ConfigError:
+        return ConfigError(f"{self.name}:{_line(self.text, path)}: {what}")
+
+    def config(self) -> Config:
+        try:
+            found = tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:
+            line = re.search(r"line (\d+)", str(error))
+            raise ConfigError(f"{self.name}:{line[1] if line else 1}: not TOML: {error}") from error
+        self._known(found, (*_SECTIONS, "resume"))
+        for section, keys in _SECTIONS.items():
+            table = found.get(section, {})
+            if not isinstance(table, dict):
+                raise self.fail(f"{section} must be a table: [{section}]", section)
+            self._known(table, keys, section)
+        address = self._text(found, "listen", "address", LISTEN)
+        listen = parse_address(address)
+        if listen is None:
+            raise self.fail(
+                f"address {address!r} must be HOST:PORT, like {LISTEN}", "listen", "address"
+            )
+        rules = found.get("resume", [])
+        if not isinstance(rules, list):
+            raise self.fail("resume is a list of tables: [[resume]]", "resume")
+        return Config(
+            dashboard=self._dashboard(found),
+            session_dir=self._path(found, "ray", "session_dir"),
+            temp_dir=self._path(found, "ray", "temp_dir"),
+            host=listen[0],
+            port=listen[1],
+            hosts=frozenset(self._texts(found, "listen", "hosts")),
+            store=Path(self._text(found, "store", "path", STORE)).expanduser(),
+            rules=tuple(self._texts(found, "rules", "paths")),
+            resume=tuple(self._rule(r, i) for i, r in enumerate(rules)),
+        )
+
+    def _known(
+        self, table: Mapping[str, object], allowed: Collection[str], *path: str | int
+    ) -> None:
+        for key in table:
+            if key not in allowed:
+                near = get_close_matches(key, allowed, 1)
+                hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(allowed)}"
+                raise self.fail(f"unknown key {key}; {hint}", *path, key)
+
+    def _text(self, found: Mapping[str, object], section: str, key: str, default: str) -> str:
+        table = found.get(section, {})
+        value = table.get(key, default) if isinstance(table, dict) else default
+        if not isinstance(value, str) or not value:
+            raise self.fail(f"{key} must be a text", section, key)
+        return value
+
+    def _texts(self, found: Mapping[str, object], section: str, key: str) -> list[str]:
+        table = found.get(section, {})
+        value = table.get(key, []) if isinstance(table, dict) else []
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise self.fail(f"{key} must be a list of texts", section, key)
+        return value
+
+    def _path(self, found: Mapping[str, object], section: str, key: str) -> Path | None:
+        table = found.get(section, {})
+        return (
+            Path(self._text(found, section, key, "")).expanduser()
+            if isinstance(table, dict) and key in table
+            else None
+        )
+
+    def _dashboard(self, found: Mapping[str, object]) -> str:
+        named = [self.env.get("RAY_API_SERVER_ADDRESS", ""), self.env.get("RAY_ADDRESS", "")]
+        default = next((n for n in named if n.startswith(("http://", "https://"))), DASHBOARD)
+        url = self._text(found, "ray", "dashboard", default)
+        if not url.startswith(("http://", "https://")):
+            raise self.fail(
+                f"dashboard {url!r} must be a URL, like {DASHBOARD}", "ray", "dashboard"
+            )
+        return url
+
+    def _rule(self, row: object, number: int) -> ResumeRule:
+        if not isinstance(row, dict):
+            raise self.fail("a [[resume]] is a table", "resume", number)
+        self._typed(row, _RESUME, "resume", number)
+        for key in ("run", "mode", "hook"):
+            if key not in row:
+                raise self.fail(f"{key} is missing from [[resume]]", "resume", number)
+        if row["mode"] not in get_args(Mode):
+            raise self.fail(
+                f"mode {row['mode']!r} must be one of {', '.join(get_args(Mode))}",
+                "resume",
+                number,
+                "mode",
+            )
+        for name in row.get("classes", []):
+            if name not in self.classes:
+                near = get_close_matches(str(name), self.classes, 1)
+                hint = f"; did you mean {near[0]}?" if near else "; see rules/taxonomy.yaml"
+                raise self.fail(
+                    f"class {name!r} is not in the taxonomy{hint}", "resume", number, "classes"
+                )
+        numbers = {
+            k: row[k] for k in ("backoff_s", "backoff_max_s", "max_age_s", "settle_s") if k in row
+        }
+        if any(v < 0 for v in numbers.values()) or row.get("max_attempts", 1) < 1:
+            raise self.fail("times must be 0 or more, max_attempts 1 or more", "resume", number)
+        return ResumeRule(
+            run=row["run"],
+            mode=row["mode"],
+            hook=self._hook(row["hook"], number),
+            classes=tuple(row.get("classes", ())),
+            max_attempts=row.get("max_attempts", 20),
+            backoff_s=float(row.get("backoff_s", 10)),
+            backoff_max_s=float(row.get("backoff_max_s", 600)),
+            max_age_s=float(row.get("max_age_s", 900)),
+            settle_s=float(row.get("settle_s", 75)),
+        )
+
+    def _typed(
+        self, row: Mapping[str, object], kinds: Mapping[str, type], *path: str | int
+    ) -> None:
+        self._known(row, kinds.keys(), *path)
+        for key, value in row.items():
+            kind = kinds[key]
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if not fits or (isinstance(value, bool) and kind is not bool):
+                raise self.fail(f"{key} must be {_WORDS[kind]}", *path, key)
+
+    def _hook(self, row: Mapping[str, object], number: int) -> Hook:
+        self._typed(row, _HOOK, "resume", number)
+        kind, argv = row.get("kind"), row.get("argv", [])
+        if kind == "job":
+            resources = {k: float(str(v)) for k, v in row.items() if k.startswith("entrypoint_")}
+            return Hook("job", name=str(row.get("name", "job")), entrypoint_resources=resources)
+        if kind != "command":
+            raise self.fail(f"hook kind {kind!r} must be job or command", "resume", number, "hook")
+        if not isinstance(argv, list) or not argv or not all(isinstance(a, str) for a in argv):
+            raise self.fail(
+                "a command hook needs argv = [program, argument, ...]", "resume", number, "hook"
+            )
+        return Hook(
+            "command",
+            name=str(row.get("name", argv[0])),
+            argv=tuple(argv),
+            timeout_s=float(str(row.get("timeout_s", 300))),
+            retry_interrupted=row.get("retry_interrupted") is True,
+        )
+
+
+def _line(text: str, path: tuple[str | int, ...]) -> int:
+    """Find where a key stands: its table's header, then the key behind it."""
+    lines = text.splitlines()
+    section = str(path[0]) if path else ""
+    wanted = path[1] if len(path) > 1 and isinstance(path[1], int) else 0
+    heads = [
+        i for i, x in enumerate(lines) if re.match(rf"\s*\[\[?\s*{re.escape(section)}\s*\]", x)
+    ]
+    start = heads[min(wanted, len(heads) - 1)] if heads else 0
+    key = str(path[-1]) if path and not isinstance(path[-1], int) else ""
+    for i in range(start, len(lines)):
+        if key and re.search(rf"(?:^|[{{,\s\[]){re.escape(key)}\s*(?:=|\])", lines[i]):
+            return i + 1
+    return start + 1

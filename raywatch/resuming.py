@@ -1,0 +1,208 @@
+"""What trains, what was decided about it, and what came of it: runs, ledger and rules in the first thread.
+
+Decisions are pure (core.policy); this keeps their state between ticks, writes it down, and says what is to be fired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from raywatch.core.policy import apply_outcome, decide, progress
+from raywatch.core.runs import Runs, checkpoint_seen, note, observe, restored
+from raywatch.core.view import rfc3339
+from raywatch.memory import Document
+from raywatch.model import (
+    Action,
+    Checkpoint,
+    CheckpointProblem,
+    Fact,
+    FailureClass,
+    Hook,
+    Incident,
+    Observation,
+    Outcome,
+    ResumeRule,
+    Run,
+)
+
+_RUN = TypeAdapter(Run)
+_ACTION = TypeAdapter(Action)
+_LOOKS = ("running", "restarting", "failed", "pending", "unknown")
+_DEFAULT = ResumeRule(run="", mode="observe", hook=Hook("job"))
+MAX_LOOKS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is on the disk of a run."""
+
+    run: str
+    found: Checkpoint | CheckpointProblem
+
+
+class Resuming:
+    """Runs and ledger, from stored documents on."""
+
+    def __init__(
+        self,
+        rules: Sequence[ResumeRule],
+        classes: Mapping[str, FailureClass],
+        docs: Mapping[str, Mapping[str, str]],
+        *,
+        started_at: float,
+    ) -> None:
+        """`started_at`: the daemon's first start. Raises ValueError for documents of another version."""
+        self._rules, self._classes, self._started_at = rules, classes, started_at
+        try:
+            runs = [_RUN.validate_json(t) for t in docs.get("run", {}).values()]
+            self.ledger = {k: _ACTION.validate_json(t) for k, t in docs.get("action", {}).items()}
+        except ValidationError as error:
+            raise ValueError(f"the store holds what this version cannot read: {error}") from error
+        self.runs: Runs = restored(runs)
+        self._changed: set[str] = set()
+
+    def unfinished(self, now: float) -> list[Action]:
+        """Settle what a crash left behind; return the actions to fire again.
+
+        A job hook is safe to fire again: its key is the submission's id. A command is interrupted.
+        """
+        again: list[Action] = []
+        for action in [a for a in self.ledger.values() if a.state == "started"]:
+            if action.hook.kind == "job" or action.hook.retry_interrupted:
+                again.append(action)
+            else:
+                detail = "the daemon ended while it ran; not run again"
+                self.outcome(Outcome(action.key, "interrupted", now, detail), now)
+        return again
+
+    def learn(self, facts: Iterable[Fact], seen: Iterable[Observation | Look], now: float) -> None:
+        """Take in what logs, APIs and disks say about runs."""
+        for fact in sorted(facts, key=lambda f: f.at):
+            self.runs = note(self.runs, fact, now)
+        for item in seen:
+            if isinstance(item, Look):
+                self.runs = checkpoint_seen(self.runs, item.run, item.found, now)
+            else:
+                self.runs = observe(self.runs, item, now)
+
+    def decide(self, incidents: Sequence[Incident], now: float) -> list[Action]:
+        """Decide; return the actions that are to be fired once they are on the disk."""
+        new = decide(
+            incidents,
+            self.runs,
+            self.ledger,
+            self._rules,
+            self._classes,
+            now=now,
+            started_at=self._started_at,
+        )
+        for action in new:
+            self._put(action)
+        for action in list(self.ledger.values()):
+            moved = progress(action, self.runs, now)
+            if moved is not action:
+                self._put(moved)
+        return [a for a in new if a.state == "started"]
+
+    def outcome(self, outcome: Outcome, now: float) -> None:
+        """Note what came of an action."""
+        action = self.ledger.get(outcome.key)
+        if action is not None:
+            self._put(apply_outcome(action, outcome, now, self._rule_of(action)))
+
+    def _rule_of(self, action: Action) -> ResumeRule:
+        return next(
+            (r for r in self._rules if r.hook == action.hook and r.mode == action.mode), _DEFAULT
+        )
+
+    def _put(self, action: Action) -> None:
+        self.ledger = {**self.ledger, action.key: action}
+        self._changed.add(action.key)
+
+    def to_look_at(self) -> list[tuple[str, str, str]]:
+        """Return (run, storage path, name) of runs whose checkpoints may have changed."""
+        live = [
+            r for r in self.runs.runs.values() if r.storage_path and r.name and r.status in _LOOKS
+        ]
+        return [(r.id, r.storage_path, r.name) for r in live[-MAX_LOOKS:]]
+
+    def documents(self, before: Runs) -> Iterator[Document]:
+        """Yield what changed since `before` and since the last call."""
+        for number, run in self.runs.runs.items():
+            if before.runs.get(number) is not run:
+                yield Document("run", number, _RUN.dump_json(run).decode())
+        for number in before.runs.keys() - self.runs.runs.keys():
+            yield Document("run", number, None)
+        for key in self._changed:
+            yield Document("action", key, _ACTION.dump_json(self.ledger[key]).decode())
+        self._changed.clear()
+
+    def run_of(self, action: Action) -> Run | None:
+        """Return the run of an action."""
+        return self.runs.get(action.run)
+
+    def shown(self) -> dict[str, list[dict[str, object]]]:
+        """Show runs and actions as the API does."""
+        return {
+            "runs": [_run_json(r) for r in self.runs.runs.values()],
+            "actions": [_action_json(a) for a in self.ledger.values()],
+        }
+
+
+def _run_json(run: Run) -> dict[str, object]:
+    return {
+        "id": run.id,
+        "name": run.name,
+        "status": run.status,
+        "step": run.step,
+        "world_size": run.world_sizes[-1] if run.world_sizes else None,
+        "world_sizes": list(run.world_sizes),
+        "level": run.level,
+        "level_reason": run.level_reason,
+        "owner": run.owner,
+        "submissions": list(run.submissions),
+        "jobs": list(run.jobs),
+        "storage_path": run.storage_path,
+        "checkpoint": _checkpoint_json(run.checkpoint),
+        "checkpoint_problem": run.checkpoint_problem,
+        "restarts": run.train_restarts,
+        "ranks": [{"rank": r.world_rank, "node": r.node_id, "pid": r.pid} for r in run.ranks],
+    }
+
+
+def _checkpoint_json(checkpoint: Checkpoint | None) -> dict[str, object] | None:
+    if checkpoint is None:
+        return None
+    return {
+        "path": checkpoint.path,
+        "step": checkpoint.step,
+        "whole": checkpoint.whole,
+        "checked": checkpoint.checked,
+        "at": rfc3339(checkpoint.at),
+    }
+
+
+def _action_json(action: Action) -> dict[str, object]:
+    return {
+        "key": action.key,
+        "run": action.run,
+        "run_name": action.run_name,
+        "incident": action.incident,
+        "class": action.class_id,
+        "attempt": action.attempt,
+        "mode": action.mode,
+        "hook": action.hook.kind,
+        "state": action.state,
+        "detail": action.detail,
+        "created_at": rfc3339(action.created_at),
+        "started_at": rfc3339(action.started_at),
+        "ended_at": rfc3339(action.ended_at),
+        "submission_id": action.submission_id,
+        "checkpoint": _checkpoint_json(action.checkpoint),
+        "first_step": action.first_step,
+        "first_step_at": rfc3339(action.first_step_at),
+        "output": action.output,
+    }

@@ -1,0 +1,184 @@
+"""The second thread: an asyncio loop that only waits for the network, for hooks and for slow disks.
+
+It and the first thread meet in the published snapshot and in one queue of what was seen and what came of hooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Protocol, TypeAlias
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from raywatch.collect.dashboard import DashboardPoller
+from raywatch.collect.rayauth import Token, TokenError, find_token
+from raywatch.config import Config
+from raywatch.metrics import MetricsView, RaywatchCollector
+from raywatch.model import Action, Observation, Outcome, RaywatchError, Run
+from raywatch.resume.checkpoints import newest_whole
+from raywatch.resume.hooks import HookRunner
+from raywatch.resume.jobs import JobsClient
+from raywatch.resuming import Look
+from raywatch.web import Api, ensure_token, make_app, port_of, serve
+
+Inbox: TypeAlias = "SimpleQueue[Observation | Look | Outcome]"
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+HOOK_GRACE_S = 10.0  # that hooks get when the daemon stops
+
+
+class Shown(Protocol):
+    """What the first thread shows; safe from any thread."""
+
+    def snapshot(self, after: int) -> bytes | None:
+        """Return the snapshot if it is newer."""
+
+    def metrics_view(self) -> MetricsView:
+        """Return what the metrics show."""
+
+    def health(self) -> tuple[bool, bytes]:
+        """Say whether it sees and keeps what happens."""
+
+    def wake(self) -> None:
+        """Look into the inbox now."""
+
+
+class Service(threading.Thread):
+    """Serves HTTP, asks Ray, runs hooks, reads checkpoints. Its methods may be called from any thread."""
+
+    def __init__(
+        self, shown: Shown, config: Config, environ: Mapping[str, str], inbox: Inbox
+    ) -> None:
+        super().__init__(name="raywatch-service", daemon=True)
+        self._shown, self._config, self._environ, self._inbox = shown, config, environ, inbox
+        self._loop = asyncio.new_event_loop()
+        self._published = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: set[str] = set()
+        self._poller = DashboardPoller(
+            config.dashboard, self._token, self._observed, clock=time.time
+        )
+        self.started = threading.Event()
+        self.error: RaywatchError | None = None
+        self.port = 0
+
+    def run(self) -> None:
+        """The thread's own part."""
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    def stop(self) -> None:
+        """Stop serving; hooks get a grace."""
+        self._soon(self._ended.set)
+        self.join(HOOK_GRACE_S + 10)
+
+    def publish(self) -> None:
+        """A new snapshot is there."""
+        self._soon(self._announce)
+
+    def nudge(self) -> None:
+        """Something failed: ask Ray now."""
+        self._poller.nudge()
+
+    def fire(self, action: Action, run: Run, incident_json: str) -> None:
+        """Run a hook; its outcome comes to the inbox."""
+        self._soon(lambda: self._spawn(self._fire(action, run, incident_json)))
+
+    def look(self, runs: Sequence[tuple[str, str, str]]) -> None:
+        """Read the newest checkpoint of runs; what is found comes to the inbox."""
+        for run in runs:
+            self._soon(partial(self._look_at, *run))
+
+    def _soon(self, call: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon ends
+            self._loop.call_soon_threadsafe(call)
+
+    def _spawn(self, work: object) -> None:
+        task = self._loop.create_task(work)  # type: ignore[var-annotated,arg-type] # coroutines of ours
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _announce(self) -> None:
+        self._published.set()
+        self._published = asyncio.Event()
+
+    def _tell(self, item: Observation | Look | Outcome) -> None:
+        self._inbox.put(item)
+        self._shown.wake()
+
+    def _observed(self, seen: Sequence[Observation]) -> None:
+        for item in seen:
+            self._inbox.put(item)
+        self._shown.wake()
+
+    def _token(self) -> Token | None:
+        try:
+            return find_token(self._environ, Path.home())
+        except TokenError:
+            return None
+
+    def _look_at(self, run: str, storage: str, name: str) -> None:
+        if run not in self._looking:
+            self._looking.add(run)
+            self._spawn(self._look(run, storage, name))
+
+    async def _look(self, run: str, storage: str, name: str) -> None:
+        try:
+            found = await asyncio.to_thread(newest_whole, storage, name)
+            self._tell(Look(run, found))
+        finally:
+            self._looking.discard(run)
+
+    async def _fire(self, action: Action, run: Run, incident_json: str) -> None:
+        async with JobsClient(self._config.dashboard, self._token_text) as jobs:
+            hooks = HookRunner(jobs, time.time, self._environ)
+            self._tell(await hooks.run(action, run, incident_json))
+
+    def _token_text(self) -> str | None:
+        token = self._token()
+        return token.value if token else None
+
+    async def _wait(self, after: int, seconds: float) -> None:
+        published = self._published
+        if self._shown.snapshot(after) is None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(published.wait(), seconds)
+
+    async def _serve(self) -> None:
+        registry = CollectorRegistry()
+        registry.register(RaywatchCollector(self._shown.metrics_view))
+        config = self._config
+        api = Api(
+            snapshot=self._shown.snapshot,
+            wait=self._wait,
+            metrics=lambda: generate_latest(registry),
+            health=self._shown.health,
+            token=ensure_token(config.store.parent / "token"),
+            hosts=LOOPBACK | {config.host} | config.hosts,
+            open_reading=config.host in LOOPBACK,
+        )
+        try:
+            runner = await serve(make_app(api), config.host, config.port)
+        except RaywatchError as error:
+            self.error = error
+            self.started.set()
+            return
+        self.port = port_of(runner)
+        poller = self._loop.create_task(self._poller.run())
+        self.started.set()
+        await self._ended.wait()
+        poller.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=HOOK_GRACE_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(poller, *self._tasks, return_exceptions=True)
+        await runner.cleanup()
