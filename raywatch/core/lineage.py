@@ -169,7 +169,7 @@ def attached(
     run, life = runs.runs[run_id], runs.lives.get(run_id, Life())
     current = _is_of(life, job, submission)
     known = _is_known(runs, run, job, submission)
-    first = not life.jobs and not life.submission
+    first = not run.jobs and not run.submissions
     newer = at is None or at >= (run.started_at or 0.0)
     begins = not current and not known and (first or newer)
     if begins and not first:
@@ -233,11 +233,7 @@ def merge(runs: Runs, one: str, other: str, *, same_life: bool = False) -> Runs:
     life = runs.lives.get(now.id, Life())
     if same_life:
         theirs = runs.lives.get((b if now is a else a).id, Life())
-        life = replace(
-            life,
-            jobs=tuple(dict.fromkeys((*theirs.jobs, *life.jobs))),
-            submission=life.submission or theirs.submission,
-        )
+        life = replace(life, submission=life.submission or theirs.submission)
     before = b if now is a else a
     whole = _joined(before, now, keep=a.id)
     rest = {k: v for k, v in runs.runs.items() if k != b.id}

@@ -133,9 +133,7 @@ def _is_news(runs: Runs, seen: NodeSeen) -> bool:
 def _job_seen(runs: Runs, seen: JobSeen, now: float) -> Runs:
     key = seen.submission_id or seen.job_id
     known = runs.jobs.get(key)
-    mine = [runs.runs[i] for i in runs_of_job(runs, seen)]
-    same = known is not None and replace(known, at=seen.at) == seen and seen.status not in ACTIVE
-    if same and all(r.kind != "unknown" for r in mine):
+    if known is not None and replace(known, at=seen.at) == seen and seen.status not in ACTIVE:
         return runs
     runs = replace(runs, jobs=bounded(runs.jobs, key, seen))
     if seen.submission_id:

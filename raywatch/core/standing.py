@@ -80,10 +80,7 @@ def rivals(runs: Runs, run: Run) -> tuple[str, ...]:
 
 def _is_rival(runs: Runs, run: Run, job: JobSeen) -> bool:
     others = [runs.runs[i] for i in runs_of_job(runs, job)]
-    if any(
-        o.id == run.id or (o.name == run.name and same_storage(o.storage_path, run.storage_path))
-        for o in others
-    ):
+    if any(o.name == run.name and same_storage(o.storage_path, run.storage_path) for o in others):
         return True
     unnamed = all(is_placeholder(o) for o in others)
     same = (job.entrypoint, job.runtime_env) == (run.entrypoint, run.runtime_env)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from raywatch.core.policy import apply_outcome, approve, decide, progress
+from raywatch.core.preconditions import history_of, is_about_now
 from raywatch.core.runs import checkpoint_seen
 from raywatch.core.taxonomy import parse_taxonomy
 from raywatch.model import (
@@ -401,6 +402,18 @@ def test_4_a_lineage_whose_name_changes_each_time_has_one_budget():
     assert desk.last.run_name == "exp-2"
 
 
+def test_4_a_lineage_is_followed_along_its_submissions():
+    desk = Desk()
+    desk.decide(failed())
+    first = replace(desk.last, key="k1", run="a", state="succeeded", submission_id="k1")
+    second = replace(first, key="k2", run="b", old_submission="k1", submission_id="k2", attempt=2)
+    stranger = replace(first, key="k9", run="z", old_submission="elsewhere", submission_id="k9")
+    runs = history(job("k2", at=300))
+
+    past = history_of(only(runs), runs, {a.key: a for a in (second, stranger, first)})
+    assert past == (first, second)
+
+
 def test_4_a_hook_that_failed_is_run_again_within_the_budget():
     desk = Desk(replace(RULE, max_attempts=2))
     first = desk.decide(failed(), caused("spot_preemption"))
@@ -560,6 +573,24 @@ def test_7_an_incident_of_an_earlier_life_does_not_end_the_next():
     assert desk.decide(runs, lost, bug, now=130) == []
 
 
+def test_7_an_incident_that_names_nobody_ends_one_life_of_a_run():
+    """A node's loss may last; it is used up by the resume that it caused, of this run."""
+    ours = {"raywatch_run": S1}
+    runs = failed(job(S2, "FAILED", at=120, ended=150, job_id="03000000", metadata=ours))
+    run = only(runs)
+    lost = caused("node_lost", node="n-w0", on="n-w0", entities=frozenset(), last_at=140.0)
+    desk = Desk()
+    desk.decide(failed())
+    mine = replace(desk.last, incident=lost.id, state="succeeded")
+    others = replace(mine, run="another", old_submission="another")
+
+    assert is_about_now(run, runs, lost, ())
+    assert is_about_now(run, runs, lost, (others,))
+    assert not is_about_now(run, runs, lost, (mine,))
+    assert is_about_now(run, runs, replace(lost, first_at=125.0), (mine,))
+    assert not is_about_now(run, runs, replace(lost, last_at=119.0), ())
+
+
 def test_7_an_incident_that_ray_train_survived_does_not_end_the_run_later():
     old = caused("worker_segfault", at=20.0, gave_up=False, restarted=True)
     later = caused("user_exception", at=95.0)
@@ -656,6 +687,13 @@ def test_10_two_runs_of_one_submission_give_one_action():
     assert desk.decide(runs, now=300) == []
 
 
+def test_10_a_root_of_little_trust_beats_a_symptom_of_much():
+    bug = caused("user_exception", trust=Trust.PROCESS)
+    crash = caused("worker_crash", trust=Trust.RAY, settled_at=96.0)
+
+    assert Desk().decide(failed(), bug, crash) == []
+
+
 def test_10_the_key_is_the_same_for_the_same_failure_and_fit_for_a_submission_id():
     keys = []
     for name in ("exp", "exp", "Größe/" + "x" * 80, "..", "A  b"):
@@ -677,10 +715,20 @@ def test_10_the_key_is_the_same_for_the_same_failure_and_fit_for_a_submission_id
 
 
 def test_10_one_hook_at_a_time():
+    """What it started may fail before the hook itself has answered."""
     desk = Desk()
     desk.decide(failed())
+    key = desk.last.key
+    ours = {"raywatch_run": S1, "raywatch_action": key}
+    runs = failed(
+        job(key, "FAILED", at=102, ended=110, job_id="03000000", metadata=ours),
+    )
+    runs = replace(runs, runs={S1: replace(only(runs), ranks=())})
+    why = caused(at=109, job_id="03000000", id="i2")
 
-    assert desk.decide(failed(), caused("node_lost", at=96), now=5000) == []
+    assert desk.decide(runs, why, now=150) == []
+    desk.answer(at=151, submission_id=key)
+    assert desk.decide(runs, why, now=161) == ["started"]
 
 
 # --- 11: drivers that were started by hand ---------------------------------------------------------------------
@@ -774,6 +822,18 @@ def test_the_old_submissions_steps_are_no_progress():
     late = history(step(103, 20), runs=failed())
 
     assert progress(desk.last, late, 104.0) is desk.last
+
+
+def test_steps_from_before_the_hook_ran_are_no_progress():
+    desk = Desk()
+    desk.decide(failed())
+    desk.answer(at=102.0, submission_id=desk.last.key)
+    began = job(desk.last.key, at=103, job_id="03000000", metadata={"raywatch_run": S1})
+    runs = failed(began, step(110, 20, job_id="03000000"))
+    early = replace(desk.last, started_at=111.0)
+
+    assert progress(early, runs, 112.0) is early
+    assert progress(desk.last, runs, 112.0).first_step == 20
 
 
 def test_a_commands_progress_is_seen_on_the_next_life_of_its_run():

@@ -178,6 +178,10 @@ def test_a_hand_run_driver_started_again_in_a_new_session_begins_a_new_life():
     runs = history(storage, group(110, session="session_2"), runs=before)
 
     assert (only(runs).status, only(runs).jobs) == ("running", ("02000000",))
+    by_api = history(
+        SessionSeen(100, "", "session_2"), train_run(101, started_at=100.5), runs=before
+    )
+    assert (only(by_api).status, only(by_api).last_policy) == ("running", "")
 
 
 def test_runs_that_were_stored_are_found_again_by_all_they_own():
