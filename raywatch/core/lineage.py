@@ -167,8 +167,7 @@ def attached(
     One that started later begins a new life, one that started earlier is history.
     """
     run, life = runs.runs[run_id], runs.lives.get(run_id, Life())
-    current = _is_of(life, job, submission)
-    known = _is_known(runs, run, job, submission)
+    current, known = _is_of(life, job, submission), _is_known(runs, run, job, submission)
     first = not run.jobs and not run.submissions
     newer = at is None or at >= (run.started_at or 0.0)
     begins = not current and not known and (first or newer)

@@ -56,21 +56,12 @@ def decide(
     decided: list[Action] = []
     settled: set[str] = set()
     for run, incident in _ends(incidents, runs, ledger, classes):
-        rule = next((r for r in rules if admits(r, run, classes[incident.class_id])), None)
+        failure = classes[incident.class_id]
+        rule = next((r for r in rules if admits(r, run, failure)), None)
         if rule is None:
             continue
-        past = history_of(run, runs, ledger)
-        case = Case(
-            run=run,
-            incident=incident,
-            failure=classes[incident.class_id],
-            rule=rule,
-            runs=runs,
-            past=past,
-            existing=_existing(run, runs, ledger),
-            now=now,
-            started_at=started_at,
-        )
+        past, existing = history_of(run, runs, ledger), _existing(run, runs, ledger)
+        case = Case(run, incident, failure, rule, runs, past, existing, now, started_at)
         action = _next(case)
         settled |= {a.key for a in (action, case.existing) if a is not None}
         if action is not None and action != case.existing:

@@ -223,29 +223,32 @@ def _train_run_seen(runs: Runs, seen: TrainRunSeen, now: float) -> Runs:
     run, life = runs.runs[run_id], runs.lives[run_id]
     if not current or (seen.started_at or 0.0) < life.train_started_at:
         return runs
+    run, life = _with_train(run, life, seen)
+    runs = put(runs, _concluded(runs, replace(run, seen_at=now), life), life)
+    members = [
+        Entity("actor", i) for i in (seen.controller_actor_id, *(r.actor_id for r in run.ranks))
+    ]
+    return settled(owned(runs, run_id, members), run_id)
+
+
+def _with_train(run: Run, life: Life, seen: TrainRunSeen) -> tuple[Run, Life]:
     again = (seen.started_at or 0.0) > life.train_started_at > 0
     ending = "" if again else life.ending
-    run = replace(run, status=_status_with_train(run, seen, ending))
     life = replace(
         life,
         train_started_at=seen.started_at or 0.0,
         ending=_ending(seen) or ending,
         group_at=max([life.group_at, *(a.started_at or 0.0 for a in seen.attempts if a.workers)]),
     )
-    ranks = ranks_of(seen, run)
     run = replace(
         run,
+        status=_status_with_train(run, seen, ending),
         storage_path=seen.storage_path or run.storage_path,
         controllers=_appended(run.controllers, seen.controller_actor_id),
         max_failures=run.max_failures if seen.max_failures is None else seen.max_failures,
-        ranks=ranks or run.ranks,
-        owner=_owner(run, life),
-        seen_at=now,
+        ranks=ranks_of(seen, run) or run.ranks,
     )
-    runs = put(runs, _concluded(runs, run, life), life)
-    members = [Entity("actor", seen.controller_actor_id)]
-    members += [Entity("actor", r.actor_id) for r in ranks]
-    return settled(owned(runs, run_id, members), run_id)
+    return replace(run, owner=_owner(run, life)), life
 
 
 def _train_run(runs: Runs, name: str, job: str, storage: str, at: float | None) -> tuple[Runs, str]:
