@@ -85,15 +85,18 @@ class JobsClient:
         return body if isinstance(body, Unreadable) else _job(body)
 
     async def living_actors(self, job_id: str) -> int | Unreadable:
-        """Count the actors of a job that are not dead."""
-        query = f"?limit=10000&filter_keys=job_id&filter_predicates=%3D&filter_values={job_id}"
+        """Count the actors of a job that are not dead. Detached ones outlive every job and hold no rank."""
+        query = (
+            f"?detail=1&limit=10000&filter_keys=job_id&filter_predicates=%3D&filter_values={job_id}"
+        )
         body = await self._ask("GET", f"/api/v0/actors{query}")
         if isinstance(body, Unreadable):
             return body
         try:
             rows = body["data"]["result"]["result"]  # type: ignore[index] # a wrong shape is caught
-            return sum(1 for r in rows if r["state"] != "DEAD" and r["job_id"] == job_id)
-        except (KeyError, TypeError):
+            held = [r for r in rows if r["job_id"] == job_id and not r.get("is_detached")]
+            return sum(1 for r in held if r["state"] != "DEAD")
+        except (KeyError, TypeError, AttributeError):
             return Unreadable("error", "no list of actors")
 
     async def submit(self, submission: Submission) -> Literal["created", "exists"] | Unreadable:

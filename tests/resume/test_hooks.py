@@ -152,6 +152,13 @@ def test_a_job_is_submitted_again_as_it_was():
     ]
 
 
+def test_a_detached_actor_holds_no_rank():
+    """Ray Train's coordinator outlives the job that made it."""
+    row = {"state": "ALIVE", "job_id": "02000000", "is_detached": True}
+
+    assert play(Ray(OLD, actors=[row])).state == "succeeded"
+
+
 def test_firing_twice_gives_one_job():
     """Ray refuses the second; it is success once the job was read back as ours."""
     ray = Ray(OLD)
