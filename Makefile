@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CORPUS ?= tests/cases
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-fast score clean
+.PHONY: help demo check test test-fast score clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.tools: tests/tools/install | $(VENV)/.installed
 	bash tests/tools/install
 	@touch $@
+
+demo: $(VENV)/.installed ## a spot node dies under a real Ray Train run, and training goes on
+	$(BIN)/raywatch demo
 
 check: $(VENV)/.installed ## format, lint, types, laws of the house
 	$(BIN)/ruff format --check .

@@ -170,6 +170,21 @@ def _local_zone() -> tzinfo:
 
 
 @cli.command()
+@click.option("--keep", is_flag=True, help="Keep the folder with all logs.")
+@click.option(
+    "--timeout", "timeout_s", default=240.0, show_default=True, help="Seconds it may take."
+)
+@click.option(
+    "--train-budget", is_flag=True, help="Let Ray Train restart the run itself: no hook may fire."
+)
+def demo(*, keep: bool, timeout_s: float, train_budget: bool) -> int:
+    """Kill a spot node under a real Ray Train run on this machine, and see training go on."""
+    from raywatch.demo import run_demo
+
+    return run_demo(keep=keep, timeout_s=timeout_s, train_budget=train_budget)
+
+
+@cli.command()
 @click.argument("files", nargs=-1, required=True)
 @_RULES
 @_JSON

@@ -22,6 +22,7 @@ else:
 
 DASHBOARD = "http://127.0.0.1:8265"
 LISTEN = "127.0.0.1:9265"
+MAX_S = 1e9  # also keeps nan and inf out
 STORE = "~/.local/state/raywatch/raywatch.db"
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "ray": ("dashboard", "session_dir", "temp_dir"),
@@ -34,6 +35,7 @@ _RESUME = {
     "mode": str,
     "hook": dict,
     "classes": list,
+    "checkpoints": str,
     "max_attempts": int,
     "backoff_s": float,
     "backoff_max_s": float,
@@ -102,7 +104,9 @@ def parse_address(text: str) -> tuple[str, int] | None:
     """Split HOST:PORT; None where it is none."""
     host, _, port = text.rpartition(":")
     return (
-        (host.strip("[]"), int(port)) if host and port.isdigit() and int(port) < 1 << 16 else None
+        (host.strip("[]"), int(port))
+        if host and port.isascii() and port.isdigit() and int(port) < 1 << 16
+        else None
     )
 
 
@@ -214,13 +218,14 @@ class _Reader:
         numbers = {
             k: row[k] for k in ("backoff_s", "backoff_max_s", "max_age_s", "settle_s") if k in row
         }
-        if any(v < 0 for v in numbers.values()) or row.get("max_attempts", 1) < 1:
+        if any(not 0 <= v < MAX_S for v in numbers.values()) or row.get("max_attempts", 1) < 1:
             raise self.fail("times must be 0 or more, max_attempts 1 or more", "resume", number)
         return ResumeRule(
             run=row["run"],
             mode=row["mode"],
             hook=self._hook(row["hook"], number),
             classes=tuple(row.get("classes", ())),
+            checkpoints=row.get("checkpoints", ""),
             max_attempts=row.get("max_attempts", 20),
             backoff_s=float(row.get("backoff_s", 10)),
             backoff_max_s=float(row.get("backoff_max_s", 600)),

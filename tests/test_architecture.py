@@ -34,6 +34,8 @@ WIRING = {
     "demo",
     "memory",
     "resuming",
+    "demo_cluster",
+    "demo_watch",
     "service",
     "doctor",
     "client",

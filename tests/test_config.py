@@ -1,0 +1,109 @@
+"""The configuration: every mistake is one line with file, line and what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+from raywatch.config import DASHBOARD, ConfigError, load_config, parse_address
+from raywatch.pipeline import load_ruleset
+
+CLASSES = load_ruleset().classes.keys()
+GOOD = """
+[ray]
+dashboard = "http://10.0.0.1:8265"
+[listen]
+address = "0.0.0.0:9000"
+hosts = ["watch.example"]
+[[resume]]
+run = "llm-*"
+mode = "auto"
+classes = ["spot_preemption"]
+max_attempts = 3
+backoff_s = 5
+hook = {kind = "job"}
+[[resume]]
+run = "*"
+mode = "suggest"
+hook = {kind = "command", argv = ["restart", "--now"], timeout_s = 60}
+"""
+
+
+def load(tmp_path: Path, text: str, **env: str):
+    """Read a configuration text."""
+    path = tmp_path / "raywatch.toml"
+    path.write_text(text)
+    return load_config(path, env, CLASSES)
+
+
+def test_a_whole_file_is_read(tmp_path):
+    """Every section."""
+    found = load(tmp_path, GOOD)
+    first, second = found.resume
+
+    assert (found.dashboard, found.host, found.port) == ("http://10.0.0.1:8265", "0.0.0.0", 9000)
+    assert (first.run, first.mode, first.classes, first.max_attempts, first.backoff_s) == (
+        "llm-*",
+        "auto",
+        ("spot_preemption",),
+        3,
+        5.0,
+    )
+    assert (second.hook.argv, second.hook.timeout_s, second.settle_s) == (
+        ("restart", "--now"),
+        60.0,
+        75.0,
+    )
+
+
+def test_without_a_file_the_defaults_hold():
+    """And the environment says where the dashboard is."""
+    assert load_config(None, {}, CLASSES).dashboard == DASHBOARD
+    env = {"RAY_ADDRESS": "http://h:1", "RAY_API_SERVER_ADDRESS": ""}
+    assert load_config(None, env, CLASSES).dashboard == "http://h:1"
+    assert load_config(None, {"RAY_ADDRESS": "10.0.0.1:6379"}, CLASSES).dashboard == DASHBOARD
+    assert load_config(None, {}, CLASSES).resume == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[ray]\n\ndashbord = 'x'",
+            "raywatch.toml:3: unknown key dashbord; did you mean dashboard?",
+        ),
+        ("[ray]\ndashboard = 'h:1'", "raywatch.toml:2: dashboard 'h:1' must be a URL"),
+        ("[listen]\naddress = '9265'", "raywatch.toml:2: address '9265' must be HOST:PORT"),
+        ("[listen]\naddress = 'h:²'", "raywatch.toml:2: address 'h:²' must be HOST:PORT"),
+        ("x = 1", "raywatch.toml:1: unknown key x"),
+        ("[ray\n", "raywatch.toml:1: not TOML"),
+        ("[[resume]]\nrun = 'a'\nhook = {kind = 'job'}", "raywatch.toml:1: mode is missing"),
+        (
+            "[[resume]]\nrun = 'a'\nmode = 'yes'\nhook = {kind = 'job'}",
+            "raywatch.toml:3: mode 'yes' must be one of",
+        ),
+        (GOOD.replace("spot_preemption", "spot_premption"), "did you mean spot_preemption?"),
+        (
+            GOOD.replace('kind = "job"', 'kind = "webhook"'),
+            "hook kind 'webhook' must be job or command",
+        ),
+        (
+            GOOD.replace("max_attempts = 3", "max_attempts = 'x'"),
+            "raywatch.toml:11: max_attempts must be a whole number",
+        ),
+        (GOOD.replace("backoff_s = 5", "backoff_s = nan"), "times must be 0 or more"),
+        (GOOD.replace('argv = ["restart", "--now"]', "argv = []"), "needs argv"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, text, said):
+    """File, line, what, and what would be right."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_addresses():
+    """HOST:PORT, also of IPv6."""
+    assert parse_address("[::1]:80") == ("::1", 80)
+    assert parse_address("h:99999") is None
