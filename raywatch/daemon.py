@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from itertools import chain
 from pathlib import Path
@@ -113,6 +113,9 @@ class Daemon:
         self._caught_up = False
         self._ticks = [0] * (len(TICK_BUCKETS) + 1)
         self._tick_seconds = 0.0
+        self._pairs = frozenset(
+            (s.class_id, c) for s in engine.ruleset.signatures if s.class_id for c in s.components
+        )
         self._lock = threading.Lock()
         self._published: tuple[int, bytes] = (0, b"")
         self._view = self._metrics()
@@ -176,7 +179,8 @@ class Daemon:
         if self._session is None:
             return None
         node = node_of_session(Path(path), self._session / "logs")
-        return describe(path, node=node, session=self._session.name)
+        source = describe(path, session=self._session.name)
+        return replace(source, node=node) if source else None  # '' where several raylets share it
 
     def _examine(self, chunks: list[Chunk], now: float) -> tuple[list[Finding], list[Fact]]:
         findings: list[Finding] = []
@@ -200,8 +204,9 @@ class Daemon:
         )
         self._counters.notices += len(set(self.state.drains) - known)
         for change in changes:
-            if change.kind == "opened":
+            if change.kind in ("opened", "reclassified"):
                 self._counters.incidents[change.incident.class_id] += 1
+            if change.kind == "opened":
                 log.warning(
                     "incident opened id=%s class=%s", change.incident.id, change.incident.class_id
                 )
@@ -344,6 +349,7 @@ class Daemon:
             version=__version__,
             classes={c.id: c.group for c in classes.values()},
             findings=findings,
+            pairs=self._pairs,
             incidents=dict(self._counters.incidents),
             open_incidents=open_now,
             notices={"ray": self._counters.notices},

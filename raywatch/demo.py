@@ -24,7 +24,8 @@ from raywatch.model import RaywatchError
 FIRST_JOB, MESSAGE = "raywatch-demo", "spot instance reclaimed by the cloud"
 DRAIN_S = 8
 KILL_AFTER_S = 4.0  # before the deadline, as clouds do: Ray Train still trains on that node
-LEFT_AFTER_S = DRAIN_S + 2.0  # with its own budget Ray Train leaves the node at the deadline
+RETRIES = "[FailurePolicy] RETRY"  # with its own budget Ray Train leaves the node at the deadline
+LEAVES_S = DRAIN_S + 20.0
 NO_HOOK_S = 10.0  # how long no hook may fire after Ray declared the node dead
 TRAIN_S, RESUME_S, DEAD_S = 120.0, 150.0, 60.0
 CHECKPOINT_STEP = 20  # not the very first one
@@ -136,10 +137,12 @@ class Story:
         self._prepare(train_budget=train_budget)
         victim, step = self._train()
         if train_budget:
-            self._lose(victim, after_s=LEFT_AFTER_S)
+            self._drain(victim, LEAVES_S, until=lambda: RETRIES in self.cluster.log_text(FIRST_JOB))
+            self._kill(victim)
             self._left_alone(victim, step)
         else:
-            self._lose(victim, after_s=KILL_AFTER_S)
+            self._drain(victim, KILL_AFTER_S)
+            self._kill(victim)
             self._prove(self._resumed())
 
     def last_words(self) -> list[tuple[str, str]]:
@@ -192,14 +195,20 @@ class Story:
         self._screen.say("node", text)
         return found[-1]
 
-    def _lose(self, victim: RayNode, *, after_s: float) -> None:
-        """Drain the node as a spot preemption, then kill all of it."""
+    def _drain(
+        self, victim: RayNode, limit_s: float, *, until: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Announce a spot preemption; go on training until the node is to be killed."""
         self._screen.title("The cloud takes a node")
         began = time.monotonic()
         self.cluster.drain(victim.node_id, message=MESSAGE, seconds=DRAIN_S)
         self._screen.say("drain", f"{victim.name} is told: {MESSAGE}, in {DRAIN_S} s")
-        while (left := began + after_s - time.monotonic()) > 0 and self._deadline.left():
+        while (left := began + limit_s - time.monotonic()) > 0 and self._deadline.left():
+            if until():
+                return
             self._look(min(left, 1.0), FIRST_JOB)
+
+    def _kill(self, victim: RayNode) -> None:
         self._screen.kill()
         self._at["kill"] = time.monotonic()
         count = self.cluster.kill_node(victim.name)

@@ -23,6 +23,7 @@ class MetricsView:
     version: str
     classes: Mapping[str, str]
     findings: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (class, component)
+    pairs: frozenset[tuple[str, str]] = frozenset()  # every (class, component) that can be found
     incidents: Mapping[str, int] = field(default_factory=dict)  # by class, ever
     open_incidents: Mapping[str, int] = field(default_factory=dict)
     notices: Mapping[str, int] = field(default_factory=dict)  # by provider
@@ -53,15 +54,14 @@ def _of_failures(view: MetricsView) -> Iterator[Metric]:
     findings = CounterMetricFamily(
         "raywatch_findings", "Records and observations with a class.", labels=["class", "component"]
     )
-    seen = {c for c, _ in view.findings}
-    for (name, component), count in sorted(view.findings.items()):
+    for (name, component), count in sorted(
+        {**dict.fromkeys(view.pairs, 0), **view.findings}.items()
+    ):
         findings.add_metric([name, component], count)
-    for name in sorted(set(view.classes) - seen):
-        findings.add_metric([name, ""], 0)
     yield findings
     incidents = CounterMetricFamily(
         "raywatch_incidents",
-        "Incidents opened, by the class they have now.",
+        "Incidents that were given this class, when they were opened or later.",
         labels=["class", "group"],
     )
     opened = GaugeMetricFamily(

@@ -88,6 +88,10 @@ class Store:
         self.rebuilt = False
         try:
             self._db = self._connect()
+        except (
+            sqlite3.OperationalError
+        ) as error:  # a full disk, a lock, a read-only mount: no corruption
+            raise StoreError(f"{path}: {error}") from error
         except sqlite3.DatabaseError:
             self.rebuilt = True
             self._set_aside()
@@ -135,7 +139,8 @@ class Store:
                 f"{self._path}: made by a newer raywatch (schema {version}, this one knows {SCHEMA})"
             )
         db.executescript(_TABLES)
-        db.execute(f"PRAGMA user_version={SCHEMA}")
+        if version != SCHEMA:
+            db.execute(f"PRAGMA user_version={SCHEMA}")
         return db
 
     def _set_aside(self) -> None:
@@ -144,8 +149,10 @@ class Store:
             if not aside.exists():
                 self._path.rename(aside)
                 break
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        for suffix in ("-wal", "-shm"):  # kept too: they may hold committed rows
+            beside = self._path.with_name(self._path.name + suffix)
+            if beside.exists():
+                beside.rename(aside.with_name(aside.name + suffix))
 
     def load(self) -> Stored:
         """Return everything that is stored."""

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 
@@ -43,12 +44,14 @@ class Api:
 
 def ensure_token(path: Path) -> str:
     """Return the token that a POST needs, made at the first start, readable by its owner only."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(fd, "w") as out:
+    known = path.read_text().strip() if path.exists() else ""
+    if known:
+        return known
+    # Whole or not at all: a crash between making and writing it must not leave an empty token.
+    part = path.with_name(path.name + ".part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
         out.write(token := token_hex(32))
+    part.replace(path)
     return token
 
 
@@ -57,13 +60,13 @@ def make_app(api: Api) -> web.Application:
     app = web.Application(middlewares=[_guard(api)], client_max_size=64 * 1024)
     app.add_routes(
         [
-            web.get("/", lambda _: _text(INDEX)),
-            web.get("/metrics", lambda _: _metrics(api)),
-            web.get("/healthz", lambda _: _health(api)),
-            web.get("/readyz", lambda _: _health(api)),
-            web.get("/api/v1/snapshot", lambda request: _snapshot(api, request)),
-            web.get("/api/v1/incidents", lambda request: _incidents(api, request)),
-            web.get("/api/v1/incidents/{id}", lambda request: _incident(api, request)),
+            web.get("/", _index),
+            web.get("/metrics", partial(_metrics, api)),
+            web.get("/healthz", partial(_health, api)),
+            web.get("/readyz", partial(_health, api)),
+            web.get("/api/v1/snapshot", partial(_snapshot, api)),
+            web.get("/api/v1/incidents", partial(_incidents, api)),
+            web.get("/api/v1/incidents/{id}", partial(_incident, api)),
         ]
     )
     return app
@@ -91,24 +94,26 @@ def _guard(api: Api) -> Middleware:
 
 def _has_token(api: Api, request: web.Request) -> bool:
     given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-    return hmac.compare_digest(given.encode(), api.token.encode())
+    return bool(api.token) and hmac.compare_digest(
+        given.encode(errors="replace"), api.token.encode()
+    )
 
 
 def _error(status: int, what: str) -> web.Response:
     return web.json_response({"error": what}, status=status)
 
 
-async def _text(text: str) -> web.Response:
-    return web.Response(text=text)
+async def _index(_request: web.Request) -> web.Response:
+    return web.Response(text=INDEX)
 
 
-async def _metrics(api: Api) -> web.Response:
+async def _metrics(api: Api, _request: web.Request) -> web.Response:
     return web.Response(
         body=api.metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
     )
 
 
-async def _health(api: Api) -> web.Response:
+async def _health(api: Api, _request: web.Request) -> web.Response:
     works, body = api.health()
     return web.Response(status=200 if works else 503, body=body, content_type="application/json")
 
@@ -144,7 +149,7 @@ async def _incident(api: Api, request: web.Request) -> web.Response:
 
 async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
     """Start to listen. Raises WebError. Clean up the returned runner."""
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

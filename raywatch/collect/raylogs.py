@@ -135,6 +135,10 @@ def current_session(temp_dir: Path) -> Path | None:
 
 
 def default_temp_dirs(env: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return where Ray puts its sessions: RAY_TMPDIR, then /tmp/ray."""
-    named = (Path(env["RAY_TMPDIR"]),) if env.get("RAY_TMPDIR") else ()
+    """Return where Ray puts its sessions: RAY_TMPDIR, TMPDIR (in a folder `ray`), then /tmp/ray.
+
+    Ray 2.60, _common/utils.py: get_default_system_temp_dir.
+    """
+    roots = [Path(env[k]) for k in ("RAY_TMPDIR", "TMPDIR") if env.get(k)]
+    named = [p for root in roots for p in (root, root / "ray")]
     return (*named, Path("/tmp/ray"))  # noqa: S108 - Ray's own default

@@ -49,6 +49,7 @@ class _File:
     pending: bool = True  # has bytes that no event will announce
     unlinked: bool = False
     changed: bool = False  # since cursors() was asked
+    missed: int = 0  # sweeps in a row that did not find it
     size: int = field(default=0)
 
 
@@ -179,10 +180,18 @@ class Tailer:
                 seen.add(FileId(found.st_dev, found.st_ino))
                 self._meet(path, found, now)
         for file in [f for f in self._files.values() if f.id not in seen]:
-            file.unlinked = file.pending = True
-            if file.fd < 0:
-                self._forget(file)
+            self._miss(file)
         self._ignored = {k: v for k, v in self._ignored.items() if k in seen}
+
+    def _miss(self, file: _File) -> None:
+        """A file was not in the listing: it is deleted, or was just being moved."""
+        if file.fd >= 0:
+            file.unlinked = not os.fstat(file.fd).st_nlink
+            file.pending = file.pending or file.unlinked
+            return
+        file.missed += 1
+        if file.missed > 1:  # a rename between the listing and the look is missed once only
+            self._forget(file)
 
     def _known(self, path: str) -> _File | None:
         try:
@@ -205,7 +214,7 @@ class Tailer:
             file = self._files[number] = self._restored(number, path, source, now)
         if file.path != path:
             file.path, file.changed = path, True
-        file.unlinked, file.size = False, found.st_size
+        file.missed, file.unlinked, file.size = 0, False, found.st_size
         return file
 
     def _restored(self, number: FileId, path: str, source: Source, now: float) -> _File:

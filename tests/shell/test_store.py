@@ -67,3 +67,15 @@ def test_a_store_of_a_newer_version_is_left_alone(tmp_path):
         store._db.execute("PRAGMA user_version=99")
     with pytest.raises(StoreError, match="newer raywatch"):
         Store(tmp_path / "s.db")
+
+
+def test_a_store_that_cannot_be_written_is_not_called_corrupt(tmp_path):
+    """A full disk or a read-only mount at the start throws nothing away."""
+    with Store(tmp_path / "s.db") as store:
+        store.commit(change(1))
+    (tmp_path / "s.db").unlink()
+    (tmp_path / "s.db").mkdir()
+    with pytest.raises((StoreError, OSError)):
+        Store(tmp_path / "s.db")
+
+    assert list(tmp_path.glob("*.corrupt-*")) == []
