@@ -1,9 +1,10 @@
 """Keep the code packages of a running job, and put them back when Ray dropped them.
 
 A runtime_env names them as `gcs://_ray_pkg_<hash>.zip`. Ray deletes one from the GCS as soon as no job uses it and ten
-minutes have passed since its upload (a pin): the usual case when training fails after hours. Each start downloads it
-anew (`overwrite=True` in working_dir.py), so a resubmission without it fails. No API gives the bytes back; the node of
-the driver holds them unpacked in `<session>/runtime_resources/{working_dir,py_modules}_files/<name>/`.
+minutes have passed since its upload (a pin): the usual case when training fails after hours. A node that ran the job
+has it in a cache and starts it again all the same; a new node, and one whose cache (10 GB) pushed it out, cannot.
+No API gives the bytes back; the node of the driver holds them unpacked in
+`<session>/runtime_resources/{working_dir,py_modules}_files/<name>/`.
 Ray never compares a package with the hash in its name, so a zip made anew serves.
 """
 
