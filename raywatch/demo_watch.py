@@ -15,7 +15,7 @@ from typing import TextIO
 from pydantic import BaseModel, Field, ValidationError
 
 from raywatch.demo_cluster import DIRECT, RUN, DemoError, demo_env
-from raywatch.terminal import safe
+from raywatch.terminal import safe, told
 
 NO_NEWS = 304
 CONFIG = """\
@@ -148,7 +148,7 @@ def _incident_news(old: IncidentView | None, new: IncidentView) -> list[tuple[st
         said.append(("incident", f"{new.name}: {new.title}{was}"))
     if old is None or (old.root.file, old.root.line) != (new.root.file, new.root.line):
         said.append(("root cause", f"{new.root.file}:{new.root.line}"))
-        said.append(("", new.root.text))
+        said.append(("", told(new.root.text)))
     known = {c.name for c in old.explains} if old else set()
     fresh = [c.name for c in new.explains if c.name not in known]
     return said + ([("explains", ", ".join(fresh))] if fresh else [])

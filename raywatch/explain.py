@@ -12,7 +12,7 @@ from typing import TypedDict
 from raywatch.archive import BLOCK, members
 from raywatch.model import FailureClass, Finding, Source
 from raywatch.pipeline import Engine, examine_stream, load_engine
-from raywatch.terminal import safe
+from raywatch.terminal import safe, told
 
 _ROLES = {"root": 3, "symptom": 2, "warning": 1, "benign": 0}
 
@@ -125,13 +125,13 @@ def _render(explanation: Explanation) -> str:
     rows = [
         f"{safe(explanation.file)}: {best.class_id} ({failure.role}, confidence {best.confidence:.1f})",
         f"  {failure.title}",
-        f"  line {best.evidence.line}: {safe(best.evidence.text, 300)}",
+        f"  line {best.evidence.line}: {safe(told(best.evidence.text), 300)}",
     ]
     shown = {k: v for k, v in best.fields.items() if k not in ("path", "session", "node")}
     if shown:
         rows.append("  " + "  ".join(f"{k}={safe(v, 60)}" for k, v in shown.items()))
     rows += [
-        f"  also {f.class_id}, line {f.evidence.line}: {safe(f.evidence.text, 160)}"
+        f"  also {f.class_id}, line {f.evidence.line}: {safe(told(f.evidence.text), 160)}"
         for f in explanation.others
     ]
     rows.append(f"  resume: {failure.resume}")

@@ -18,7 +18,7 @@ from raywatch.core.incidents import State, correlate_all
 from raywatch.core.view import IncidentJson, incident_json
 from raywatch.model import Fact, Finding, Source
 from raywatch.pipeline import Engine, examine_stream, load_engine
-from raywatch.terminal import safe
+from raywatch.terminal import safe, told
 
 # Of another raylet's session, or of one that was rotated: both name their node in their first lines.
 _RAYLET = re.compile(r"raylet(?:\.\d+)?\.out(?:\.\d+)?$")
@@ -164,7 +164,7 @@ def _render_incident(incident: IncidentJson) -> str:
         f"{incident['first_at'] or 'no time'}  {incident['class']}  {subject['kind']} {safe(name)}",
         f"  {incident['title']}",
         f"  {safe(root['file'])}:{root['line']}",
-        f"    {safe(root['text'], 300)}",
+        f"    {safe(told(root['text']), 300)}",
     ]
     if incident["culprit"]:
         rows.append(f"  culprit: {safe(incident['culprit']['id'])}")

@@ -1,16 +1,31 @@
 """Text from logs for a terminal: shown, never executed."""
 
-import unicodedata
+import json
+import re
 
-_HOSTILE = frozenset(
-    {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-)  # controls, bidirectional overrides, separators
+_MESSAGE = re.compile(r'"message": ?"((?:[^"\\]|\\.)*)')
+
+
+def told(line: str) -> str:
+    """Return what a log line says to a person: of a JSON line (Ray Train writes them) its message's last line.
+
+    A message ends with the exception; its traceback is indented. Never raises; other lines stay as they are.
+    """
+    message = _MESSAGE.search(line) if line.startswith("{") else None
+    if message is None:
+        return line
+    try:
+        text = str(json.loads(f'"{message[1]}"'))
+    except ValueError:  # the line was cut inside an escape
+        text = message[1]
+    rows = [r for r in text.replace("\\n", "\n").splitlines() if r.strip() and not r[:1].isspace()]
+    return rows[-1] if rows else line
 
 
 def safe(text: str, limit: int = 400) -> str:
-    """Return one line without control or format characters, cut at `limit` characters. Never raises."""
+    r"""Return one line, cut at `limit` characters; controls, overrides and odd spaces are shown as \xNN. Never raises."""
     shown = "".join(
-        " " if c == "\t" else f"\\x{ord(c):02x}" if unicodedata.category(c) in _HOSTILE else c
+        c if c.isprintable() else " " if c == "\t" else f"\\x{ord(c):02x}"
         for c in text[: limit + 1]
     )
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

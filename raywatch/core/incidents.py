@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from raywatch.core.drains import drains_with, proof_of, taken
 from raywatch.model import (
     Change,
     Drain,
@@ -32,10 +33,7 @@ MAX_EVIDENCE = 24
 MAX_WAITING = 64
 _ROLE_RANK = {"root": 2, "symptom": 1, "warning": 0, "benign": -1}
 _BREADTH = {"cluster": 3, "node": 2}
-_NODE_ENDS = frozenset(
-    ["node_terminated_expected", "node_lost", "raylet_crash", "node_partitioned"]
-)
-_PLANNED = "Node received SIGTERM; draining before shutdown."  # `ray start --block`, Ray 2.60
+_EARLY = frozenset(["node_unhealthy", "preemption_notice"])  # signs of an end, not reasons of one
 # Whoever shares one of these is hurt by the same thing; a node is shared by strangers.
 _BINDING = frozenset(["worker", "actor", "submission", "run", "job", "pid"])
 
@@ -55,26 +53,12 @@ class State:
 def note(state: State, fact: Fact) -> State:
     """Remember what a fact says about drains, world sizes and who belongs to whom."""
     state = _linked(state, fact.entities)
-    if fact.kind == "drain" and fact.fields.get("node_id"):
-        drain = _drain(fact)
-        known = state.drains.get(drain.node_id)
-        if known is None or drain.at > known.at:
-            state = replace(state, drains={**state.drains, drain.node_id: drain})
+    if fact.kind == "drain":
+        drains = drains_with(state.drains, fact)
+        return state if drains is state.drains else replace(state, drains=drains)
     if fact.kind == "group_started" and fact.fields.get("size", "").isdigit():
         return _sized(state, fact.fields.get("run_name", ""), int(fact.fields["size"]))
     return state
-
-
-def _drain(fact: Fact) -> Drain:
-    deadline = fact.fields.get("deadline_ms", "")
-    return Drain(
-        node_id=fact.fields["node_id"],
-        reason=fact.fields.get("reason", ""),
-        message=fact.fields.get("message", ""),
-        deadline_at=int(deadline) / 1000 if deadline.isdigit() and deadline != "0" else None,
-        at=fact.at,
-        evidence=fact.evidence,
-    )
 
 
 def _sized(state: State, run: str, size: int) -> State:
@@ -90,16 +74,19 @@ def _sized(state: State, run: str, size: int) -> State:
 
 
 def _linked(state: State, entities: frozenset[Entity]) -> State:
-    """Join who is named together: a worker with its job, run, actor and pid."""
+    """Join who is named together: a worker with its job, run, actor and pid; a node with the runs it hosts."""
     anchors = [e for e in entities if e.kind in ("worker", "actor", "submission")]
     others = frozenset(e for e in entities if e.kind in _BINDING)
     fresh = {a: state.links.get(a, frozenset()) | (others - {a}) for a in anchors}
+    runs = frozenset(e for e in entities if e.kind == "run")
+    for node in (e for e in entities if e.kind == "node" and runs):
+        fresh[node] = state.links.get(node, frozenset()) | runs
     changed = {a: known for a, known in fresh.items() if known != state.links.get(a)}
     return replace(state, links={**state.links, **changed}) if changed else state
 
 
 def _expanded(state: State, entities: frozenset[Entity]) -> frozenset[Entity]:
-    return entities.union(*(state.links.get(e, frozenset()) for e in entities))
+    return entities.union(*(state.links.get(e, frozenset()) for e in entities if e.kind != "node"))
 
 
 def correlate(
@@ -111,11 +98,11 @@ def correlate(
     """
     state = _linked(state, finding.entities)
     finding = replace(finding, entities=_expanded(state, finding.entities))
-    finding = _with_drain(state, finding)
+    finding = taken(state.drains, finding)
     role = classes[finding.class_id].role
     if role == "benign":
         return state, ()
-    incident = _best(_related(state, finding, role), finding)
+    incident = _best(_related(state, finding, classes), finding)
     if incident is not None:
         return _attach(state, incident, finding, classes)
     if finding.class_id == "node_terminated_expected":
@@ -127,27 +114,38 @@ def correlate(
     return _open(state, finding, classes)
 
 
-def _with_drain(state: State, finding: Finding) -> Finding:
-    """A node that ends after it was told to go was taken, whatever Ray calls its end."""
-    drain = state.drains.get(finding.subject.node)
-    if finding.class_id not in _NODE_ENDS or drain is None or "PREEMPTION" not in drain.reason:
-        return finding
-    if _PLANNED in drain.message or finding.at + 2 < drain.at:
-        return finding
-    return replace(
-        finding,
-        class_id="spot_preemption",
-        trust=Trust.NOTICE,
-        fields={**finding.fields, "reason_message": drain.message},
-    )
-
-
-def _related(state: State, finding: Finding, role: str) -> list[Incident]:
+def _related(state: State, finding: Finding, classes: Mapping[str, FailureClass]) -> list[Incident]:
+    role = classes[finding.class_id].role
     return [
         i
         for i in state.incidents
-        if i.state == "open" and _is_near(i, finding) and _belongs(i, finding, role)
+        if i.state == "open"
+        and _is_near(i, finding)
+        and not _came_too_late(i, finding, classes)
+        and (_belongs(i, finding, role) or _is_hosted(state, i, finding, role))
     ]
+
+
+def _came_too_late(
+    incident: Incident, finding: Finding, classes: Mapping[str, FailureClass]
+) -> bool:
+    """Say whether a node ended too long after a failure that has a root of its own to be its cause."""
+    if finding.subject.kind != "node" or incident.subject.kind in ("node", "cluster"):
+        return False
+    if classes[incident.class_id].role != "root" or not finding.dated:
+        return False
+    planned = finding.class_id == "node_terminated_expected"
+    return finding.at - incident.first_at > (EARLY_S if planned else NODE_TO_WORKER_S)
+
+
+def _is_hosted(state: State, incident: Incident, finding: Finding, role: str) -> bool:
+    """Say whether a node and a run that has ranks on it fail together. Survivors name only their own nodes."""
+    mine, theirs = finding.subject, incident.subject
+    if mine.kind == "node" and theirs.kind != "node":
+        return bool(state.links.get(Entity("node", mine.node), frozenset()) & incident.entities)
+    if theirs.kind == "node" and mine.kind != "node" and role != "root":
+        return bool(state.links.get(Entity("node", theirs.node), frozenset()) & finding.entities)
+    return False
 
 
 def _is_near(incident: Incident, finding: Finding) -> bool:
@@ -236,7 +234,7 @@ def _attach(
     if not same:
         grown = replace(grown, explains=_counted(grown.explains, explained))
     if better:
-        grown = _renamed(grown, finding)
+        grown = _renamed(state, grown, finding)
     grown = _with_sizes(state, _with_culprit(state, _with_restart(grown, finding), finding))
     grown = _settled(grown, finding)
     others = tuple(grown if i.id == incident.id else i for i in state.incidents)
@@ -247,19 +245,20 @@ def _attach(
 
 def _settled(incident: Incident, finding: Finding) -> Incident:
     """A death reason that Ray recorded for the subject needs no waiting for a better one."""
-    if incident.settled_at is not None or finding.trust < Trust.RAY:
+    if incident.settled_at is not None or finding.trust < Trust.RAY or finding.class_id in _EARLY:
         return incident
     return replace(incident, settled_at=finding.at)
 
 
-def _renamed(incident: Incident, finding: Finding) -> Incident:
+def _renamed(state: State, incident: Incident, finding: Finding) -> Incident:
     return replace(
         incident,
         class_id=finding.class_id,
         subject=finding.subject,
         trust=finding.trust,
         confidence=finding.confidence,
-        root=finding.evidence,
+        root=proof_of(state.drains, finding),
+        evidence=_kept(incident.evidence, proof_of(state.drains, finding)),
         fields={**incident.fields, **finding.fields},
         explains=tuple(e for e in incident.explains if e[0] != finding.class_id),
     )
@@ -323,9 +322,9 @@ def _open(
         state="open",
         first_at=first.at,
         last_at=first.at,
-        root=first.evidence,
+        root=proof_of(state.drains, first),
         fields=first.fields,
-        evidence=(first.evidence,),
+        evidence=tuple(dict.fromkeys((proof_of(state.drains, first), first.evidence))),
         entities=first.entities,
         acts=first.acts,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from raywatch.core.preconditions import (
@@ -34,6 +34,7 @@ from raywatch.model import (
 _PENDING = ("waiting", "awaiting_approval", "suggested")
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 _SLUG = 40
+BUG_LEAD_S = 20.0  # a lost node is known dead 14 s after what it tears down
 
 
 def decide(
@@ -80,7 +81,19 @@ def _ends(
     classes: Mapping[str, FailureClass],
 ) -> list[tuple[Run, Incident]]:
     """Return each run that was hurt with the best incident about it, one run a submission."""
-    best: dict[str, tuple[Run, Incident]] = {}
+    ends: dict[str, list[tuple[Run, Incident]]] = {}
+    for run, incident in _pairs(incidents, runs, ledger, classes):
+        ends.setdefault(runs.life(run.id).submission or run.id, []).append((run, incident))
+    return [_best(pairs, classes) for pairs in ends.values()]
+
+
+def _pairs(
+    incidents: Sequence[Incident],
+    runs: Runs,
+    ledger: Mapping[str, Action],
+    classes: Mapping[str, FailureClass],
+) -> Iterator[tuple[Run, Incident]]:
+    """Yield each run with each incident that can have ended its current life."""
     used: dict[str, list[Action]] = {}
     for action in ledger.values():
         if action.state in FIRED:
@@ -90,13 +103,18 @@ def _ends(
             continue
         for run_id in dict.fromkeys((*incident.runs, *runs_hurt(runs, incident))):
             run = runs.get(run_id)
-            if run is None or not is_about_now(run, runs, incident, used.get(incident.id, ())):
-                continue
-            end = runs.life(run.id).submission or run.id
-            known = best.get(end)
-            if known is None or _weight(run, incident, classes) > _weight(*known, classes):
-                best[end] = (run, incident)
-    return list(best.values())
+            if run is not None and is_about_now(run, runs, incident, used.get(incident.id, ())):
+                yield run, incident
+
+
+def _best(
+    pairs: Sequence[tuple[Run, Incident]], classes: Mapping[str, FailureClass]
+) -> tuple[Run, Incident]:
+    """Return what ended a run: the weightiest incident, but none that came after a bug had ended it."""
+    bugs = [i.first_at for _, i in pairs if classes[i.class_id].resume == "never"]
+    until = min(bugs, default=0.0) + BUG_LEAD_S
+    fitting = [(r, i) for r, i in pairs if not bugs or i.first_at <= until]
+    return max(fitting, key=lambda pair: _weight(pair[0], pair[1], classes))
 
 
 def _weight(

@@ -1,5 +1,6 @@
 """Findings on a timetable -> incidents: root before symptom, copies never counted twice."""
 
+from dataclasses import replace
 from functools import reduce
 
 from raywatch.core.incidents import State, correlate, correlate_all, note
@@ -153,3 +154,88 @@ def test_what_has_no_time_opens_nothing_under_since():
     )
 
     assert state.incidents == ()
+
+
+REFUSED = {"status": "14"}
+
+
+def test_a_drained_node_where_nobody_listens_was_taken():
+    """Ray declares a node dead 14 seconds later; a run must not be named after its broken ring until then."""
+    failing = at(12, "node_unhealthy", node=N1, **REFUSED)
+    ring = at(10, "ring_break", node=N2, job="j", trust=Trust.COLLECTIVE)
+
+    assert run(hosts(1, "llm", N1), drain(5, N1), named(ring, "llm"), failing) == [
+        ("spot_preemption", {"ring_break": 1})
+    ]
+    assert run(drain(5, N1), at(12, "node_unhealthy", node=N1, status="4")) == []
+    assert run(at(12, "node_unhealthy", node=N1, **REFUSED)) == []
+
+
+def test_the_notice_proves_a_preemption():
+    """The line that names the incident is the cloud's notice; how the node ended stands beside it."""
+    state = note(State(), drain(5, N1))
+    state, (opened,) = correlate(state, at(30, "raylet_crash", node=N1), CLASSES)
+
+    assert opened.incident.root.text == "drain"
+    assert [e.text for e in opened.incident.evidence] == ["drain", "raylet_crash"]
+
+
+def test_a_run_and_the_node_of_its_rank_fail_together():
+    """Survivors name their own nodes only; where the lost rank ran was said when its group started."""
+    ring = named(at(10, "ring_break", node=N2, trust=Trust.COLLECTIVE), "llm")
+
+    assert run(hosts(1, "llm", N1), ring, at(20, "node_lost", node=N1)) == [
+        ("node_lost", {"ring_break": 1})
+    ]
+    assert run(hosts(1, "llm", N1), at(20, "node_lost", node=N1), named(ring, "llm")) == [
+        ("node_lost", {"ring_break": 1})
+    ]
+    assert len(run(hosts(1, "other", N1), ring, at(20, "node_lost", node=N1))) == 2
+
+
+def test_a_bug_is_not_excused_by_a_node_that_goes_later():
+    """A scale-down a minute after a ValueError is no reason to start the run again."""
+    bug = named(at(10, "user_exception", node=N1, trust=Trust.PROCESS), "llm")
+    gone = at(50, "node_terminated_expected", node=N1)
+    killed = at(52, "actor_died", node=N1)
+
+    assert run(hosts(1, "llm", N1), bug, gone, killed)[0][0] == "user_exception"
+    assert run(hosts(1, "llm", N1), bug, at(50, "node_lost", node=N1))[0][0] == "user_exception"
+
+
+def test_early_signs_do_not_settle_a_symptom():
+    """A failing health check is no death reason: the symptom waits for its cause."""
+    ring = at(10, "ring_break", node=N1, job="j", trust=Trust.COLLECTIVE)
+    state, _ = correlate(State(), ring, CLASSES)
+    state, (change,) = correlate(state, at(12, "node_unhealthy", node=N1), CLASSES)
+
+    assert change.incident.settled_at is None
+    state, (change,) = correlate(state, at(14, "actor_died", node=N1, job="j"), CLASSES)
+    assert change.incident.settled_at == 14
+
+
+def test_a_drain_told_in_two_lines_is_one():
+    """The GCS tells the message first and the reason in the next record; the first line proves it."""
+    first = Fact(
+        "drain",
+        5.0,
+        Evidence("gcs_server.out", 1, "HandleDrainNode", 5.0, "gcs"),
+        {"node_id": N1, "message": "reclaimed", "deadline_ms": "9000"},
+    )
+    second = drain(5.1, N1, "reclaimed")
+    for order in ((first, second), (second, first)):
+        drains = reduce(note, order, State()).drains
+        assert (drains[N1].reason, drains[N1].deadline_at) == ("PREEMPTION", 9.0)
+    assert reduce(note, (first, second), State()).drains[N1].evidence.text == "HandleDrainNode"
+
+
+def hosts(when, name, node):
+    """A rank of a run says where it is."""
+    evidence = Evidence("train.log", 1, "set up", float(when), "train")
+    entities = frozenset([Entity("run", name), Entity("node", node), Entity("worker", "w" + node)])
+    return Fact("process_group", float(when), evidence, {}, entities)
+
+
+def named(finding, name):
+    """The same finding about a run."""
+    return replace(finding, entities=finding.entities | {Entity("run", name)})

@@ -276,6 +276,15 @@ def test_10_a_bug_is_not_resumed_by_its_symptoms():
     assert Desk().decide(failed(), bug, symptom) == []
 
 
+def test_10_a_node_that_goes_after_a_bug_resumes_nothing():
+    """Ray needs 14 s to declare a node dead; what is lost later did not raise the exception."""
+    bug = caused("user_exception", trust=Trust.PROCESS, at=60.0)
+    for at, then in ((70.0, ["started"]), (90.0, [])):
+        spot = caused("spot_preemption", trust=Trust.NOTICE, at=at)
+        assert Desk().decide(failed(), bug, spot) == then
+        assert Desk().decide(failed(), spot, bug) == then
+
+
 def test_10_two_runs_of_one_submission_give_one_action():
     runs = history(
         job(at=1), group(5, name="a"), group(9, name="b"), policy(96, "RAISE", name="b"), FAILED
@@ -293,6 +302,20 @@ def test_10_a_root_of_little_trust_beats_a_symptom_of_much():
     crash = caused("worker_crash", trust=Trust.RAY, settled_at=96.0)
 
     assert Desk().decide(failed(), bug, crash) == []
+
+
+@pytest.mark.parametrize("weaker", ["ray_oom_kill", "user_exception", "hang"])
+def test_10_a_better_class_is_decided_anew(weaker):
+    """What was only suggested or given up under a weaker name goes on under the better one, with the same key."""
+    desk = Desk()
+    desk.decide(failed(), caused("train_failed", id="i"))  # waits for its cause
+    desk.decide(failed(), caused(weaker, id="i"), now=102.0)
+    before = desk.last
+
+    then = desk.decide(failed(), caused("spot_preemption", id="i", trust=Trust.NOTICE), now=103.0)
+
+    assert then == (["started"] if before.state != "started" else [])
+    assert (len(desk.ledger), desk.last.key) == (1, before.key)
 
 
 def test_10_the_key_is_the_same_for_the_same_failure_and_fit_for_a_submission_id():

@@ -1,0 +1,73 @@
+"""Nodes that were told to go: remembered by node id, and what that makes of their end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from raywatch.model import Drain, Evidence, Fact, Finding, Trust
+
+NODE_ENDS = frozenset(["node_terminated_expected", "node_lost", "raylet_crash", "node_partitioned"])
+SAME_S = 5.0  # one drain is told in several lines
+_PLANNED = "Node received SIGTERM; draining before shutdown."  # `ray start --block`, Ray 2.60
+_REFUSED = "14"  # gRPC UNAVAILABLE: nobody listens where the raylet was
+
+
+def drains_with(drains: Mapping[str, Drain], fact: Fact) -> Mapping[str, Drain]:
+    """Return the drains after a `drain` fact; one that names no node or is old changes nothing."""
+    node = fact.fields.get("node_id", "")
+    known = drains.get(node)
+    if not node or (known is not None and fact.at < known.at - SAME_S):
+        return drains
+    new = _drain(fact)
+    if known is not None and abs(new.at - known.at) <= SAME_S:
+        new = replace(
+            known,
+            reason=new.reason or known.reason,
+            message=new.message or known.message,
+            deadline_at=new.deadline_at or known.deadline_at,
+        )
+    return drains if new == known else {**drains, node: new}
+
+
+def _drain(fact: Fact) -> Drain:
+    deadline = fact.fields.get("deadline_ms", "")
+    return Drain(
+        node_id=fact.fields["node_id"],
+        reason=fact.fields.get("reason", ""),
+        message=fact.fields.get("message", ""),
+        deadline_at=int(deadline) / 1000 if deadline.isdigit() and deadline != "0" else None,
+        at=fact.at,
+        evidence=fact.evidence,
+    )
+
+
+def taken(drains: Mapping[str, Drain], finding: Finding) -> Finding:
+    """A node that ends after it was told to go was taken, whatever Ray calls its end.
+
+    So is one where nobody listens any more: Ray needs 14 seconds and more to declare it dead.
+    """
+    drain = drains.get(finding.subject.node)
+    if drain is None or "PREEMPTION" not in drain.reason or _PLANNED in drain.message:
+        return finding
+    if not _ends(finding) or finding.at + 2 < drain.at:
+        return finding
+    return replace(
+        finding,
+        class_id="spot_preemption",
+        trust=Trust.NOTICE,
+        confidence=max(finding.confidence, 0.9),
+        fields={**finding.fields, "reason_message": drain.message},
+    )
+
+
+def _ends(finding: Finding) -> bool:
+    refused = finding.fields.get("status") == _REFUSED and finding.class_id == "node_unhealthy"
+    return finding.class_id in NODE_ENDS or refused
+
+
+def proof_of(drains: Mapping[str, Drain], finding: Finding) -> Evidence:
+    """Return the line that proves the finding's class: the notice where the node was `taken`."""
+    drain = drains.get(finding.subject.node)
+    renamed = finding.evidence.class_id != finding.class_id
+    return drain.evidence if drain is not None and renamed else finding.evidence
