@@ -133,7 +133,7 @@ def news(old: Snapshot, new: Snapshot) -> list[tuple[str, str]]:
     before = {i.id: i for i in old.incidents}
     for incident in new.incidents:
         said += _incident_news(before.get(incident.id), incident)
-    if new.run().status and new.run().status != old.run().status:
+    if new.run().status not in ("", "unknown", old.run().status):
         said.append(("run", f"{RUN} is {new.run().status}"))
     acted = {a.key: a for a in old.actions}
     for action in new.actions:

@@ -65,7 +65,7 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
     specific = False
     for number, line, at_line in found:
         signature = ruleset.signatures[number]
-        if not signature.applies_to(record.source.component) or signature.excluded_by(record.text):
+        if not signature.applies_to(record.source.component) or signature.excluded_by(record):
             continue
         fields = _fields(record, signature)
         if signature.fact:

@@ -67,7 +67,7 @@ def fired(
     for record in join(chunk, matcher.scan(chunk.data), timezone.utc):
         for number in record.signatures:
             other = ruleset.signatures[number]
-            if other.applies_to(component) and not other.excluded_by(record.text):
+            if other.applies_to(component) and not other.excluded_by(record):
                 found[other.id] = record
     return found
 

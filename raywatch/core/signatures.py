@@ -13,7 +13,7 @@ from typing import get_args
 
 import yaml
 
-from raywatch.model import Component, FailureClass, RaywatchError, Trust
+from raywatch.model import Component, FailureClass, RaywatchError, Record, Trust
 
 COMPONENTS = get_args(Component)
 CAPTURE_WINDOW = 16_384  # characters of a record that captures may look at
@@ -33,6 +33,7 @@ _KEYS = frozenset(
         "set",
         "trust",
         "confidence",
+        "own_words",
         "ray",
         "refs",
         "hits",
@@ -78,6 +79,7 @@ class Signature:
     constants: Mapping[str, str]
     trust: Trust | None
     confidence: float
+    own_words: bool  # not on copies, which Ray prefixes with `(Name pid=...)`
     refs: tuple[str, ...]
     hits: tuple[Sample, ...]
     misses: tuple[Sample, ...]
@@ -89,9 +91,11 @@ class Signature:
         """Say whether a line of this component counts; text of unknown origin matches every `where`."""
         return component == "unknown" or "any" in self.components or component in self.components
 
-    def excluded_by(self, text: str) -> bool:
-        """Say whether an `unless` pattern stands in the record."""
-        return any(p.search(text, 0, CAPTURE_WINDOW) for p in self.unless)
+    def excluded_by(self, record: Record) -> bool:
+        """Say whether an `unless` pattern stands in the record, or it only repeats another process's words."""
+        if self.own_words and "stream_name" in record.fields:
+            return True
+        return any(p.search(record.text, 0, CAPTURE_WINDOW) for p in self.unless)
 
     def captured(self, text: str) -> dict[str, str]:
         """Return the named groups found in the record, bounded, and the constants of `set`."""
@@ -172,6 +176,7 @@ class _Entry:
             constants={str(k): str(v) for k, v in (row.get("set") or {}).items()},
             trust=self._trust(row),
             confidence=self._confidence(row),
+            own_words=row.get("own_words") is True,
             refs=tuple(row.get("refs") or ()),
             hits=self._samples(row, "hits"),
             misses=self._samples(row, "misses"),
