@@ -54,7 +54,7 @@ _SUBJECT_KEYS: Mapping[str, tuple[str, ...]] = {
     "device": ("device", "pid"),
 }
 _SNIPPET = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]", re.MULTILINE)
-_ZERO = re.compile(r"[0f]+\Z")
+_NOBODY = re.compile(r"(?:0+|f+)\Z")  # Ray's nil ids; 0f000000 is a job, the 15th
 
 
 def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tuple[Fact, ...]]:
@@ -104,7 +104,7 @@ def entities_of(fields: Mapping[str, str]) -> frozenset[Entity]:
     return frozenset(
         Entity(kind, fields[key])
         for key, kind in _ENTITY_KEYS.items()
-        if fields.get(key) and not _ZERO.match(fields[key])
+        if fields.get(key) and not _NOBODY.match(fields[key])
     )
 
 

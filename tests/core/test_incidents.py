@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import reduce
 
+from raywatch.core.classify import entities_of
 from raywatch.core.incidents import State, correlate, correlate_all, note
 from raywatch.model import Entity, Evidence, Fact, Finding, Subject, Trust
 from raywatch.pipeline import load_ruleset
@@ -239,3 +240,9 @@ def hosts(when, name, node):
 def named(finding, name):
     """The same finding about a run."""
     return replace(finding, entities=finding.entities | {Entity("run", name)})
+
+
+def test_only_nil_ids_mean_nobody():
+    """The fifteenth job of a cluster is 0f000000."""
+    assert entities_of({"job_id": "0f000000"}) == {Entity("job", "0f000000")}
+    assert entities_of({"job_id": "ffffffff", "worker_id": "0" * 56, "actor_id": "f" * 32}) == set()

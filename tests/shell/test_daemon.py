@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -161,3 +162,49 @@ def test_the_state_is_private(tmp_path):
 
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert modes["raywatch.db"] == modes["token"] == modes["raywatch.db.lock"] == 0o600
+
+
+def test_a_full_disk_under_the_store_costs_nothing_but_waiting(tmp_path):
+    """It watches on, says so in /healthz and /metrics, and keeps everything once there is room again."""
+    logs = make_session(tmp_path)
+    gcs = logs / "gcs_server.out"
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+    try:
+        gcs.write_text(crash(1))
+        until_found(daemon, 1)
+        full = (tmp_path / "state" / "raywatch.db-wal").stat().st_size  # it cannot grow; the log can
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (full, limits[1]))
+        for worker in range(2, 40):
+            with gcs.open("a") as out:
+                out.write(crash(worker))
+        until_found(daemon, 39)
+        until(lambda: daemon.get("/healthz")[0] == 503, 10, "it says that it cannot write")
+        assert b"raywatch_store_writable 0.0" in daemon.get("/metrics")[1]
+        assert "cannot write the store, watching on" in daemon.output()
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, limits)
+        until(lambda: daemon.get("/healthz")[0] == 200, 15, "it writes again")
+    finally:
+        daemon.kill()
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    try:
+        assert findings(daemon) == 39
+        assert len(daemon.incidents()) == 39
+    finally:
+        daemon.kill()
+
+
+def test_lines_that_are_no_text_do_no_harm(tmp_path):
+    """Invalid UTF-8, a binary file and a line of 100 MB stand between two failures; both are found, once."""
+    logs = make_session(tmp_path)
+    gcs = logs / "gcs_server.out"
+    with gcs.open("wb") as out:
+        out.write(crash(1).encode() + b"\xff\xfe\x00\x80 not UTF-8\n" + bytes(range(256)) * 400)
+        out.write(b"\n" + b"x" * 100_000_000 + b"\n" + crash(2).encode())
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    try:
+        until_found(daemon, 2)
+        assert findings(daemon) == 2
+        assert daemon.get("/healthz")[0] == 200
+    finally:
+        daemon.kill()
