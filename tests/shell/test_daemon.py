@@ -173,7 +173,9 @@ def test_a_full_disk_under_the_store_costs_nothing_but_waiting(tmp_path):
     try:
         gcs.write_text(crash(1))
         until_found(daemon, 1)
-        full = (tmp_path / "state" / "raywatch.db-wal").stat().st_size  # it cannot grow; the log can
+        full = (
+            (tmp_path / "state" / "raywatch.db-wal").stat().st_size
+        )  # it cannot grow; the log can
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (full, limits[1]))
         for worker in range(2, 40):
             with gcs.open("a") as out:
