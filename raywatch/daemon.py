@@ -242,7 +242,7 @@ class Daemon:
         """Start what is on the disk; what is not there yet waits for the disk."""
         if self._write_error or self.service is None:
             return
-        incidents = {i.id: i for i in self.state.incidents}
+        incidents = {n: i for i in self.state.incidents for n in (i.id, *i.merged)}
         for action in self._to_fire:
             run, incident = self._resuming.run_of(action), incidents.get(action.incident)
             if run is not None:

@@ -374,12 +374,16 @@ class Incident:
     explains: tuple[tuple[str, int], ...] = ()
     entities: frozenset[Entity] = frozenset()
     findings: int = 1
+    heard: Mapping[str, float] = field(
+        default_factory=dict
+    )  # "class subject" -> when last; copies are not counted
     acts: bool = True
     restarted: bool = False  # Ray itself restarted what it hurt
     gave_up: bool = False  # Ray Train raised, or the job failed: nobody else restarts it
     culprit: Subject | None = None
     world_sizes: tuple[int, ...] = ()
     runs: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()  # ids of incidents that turned out to be symptoms of this one
     settled_at: float | None = None  # when Ray recorded a death reason for the subject
     resolved_at: float | None = None
 
@@ -388,7 +392,7 @@ class Incident:
 class Change:
     """What a finding did to the incidents."""
 
-    kind: Literal["opened", "reclassified", "extended", "resolved"]
+    kind: Literal["opened", "reclassified", "extended", "merged", "resolved"]
     incident: Incident
     finding: Finding | None = None
 

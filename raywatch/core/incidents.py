@@ -11,6 +11,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from raywatch.core.drains import drains_with, proof_of, taken
+from raywatch.core.kinship import (
+    BINDING,
+    EARLY_S,
+    WINDOW_S,
+    belongs,
+    closest,
+    heard_of,
+    is_copy,
+    is_explained,
+    is_near,
+    related,
+)
 from raywatch.model import (
     Change,
     Drain,
@@ -24,18 +36,11 @@ from raywatch.model import (
     Trust,
 )
 
-WINDOW_S = 90.0  # a vanished node is declared dead after 64 s; its symptoms come with it
-COPY_S = 2.0
-LOOSE_S = 45.0  # for symptoms that name nobody
-EARLY_S = 5.0  # a symptom may be written before the end that caused it
-NODE_TO_WORKER_S = 20.0  # a node that dies under a worker is known dead after 14 s
 MAX_EVIDENCE = 24
 MAX_WAITING = 64
 _ROLE_RANK = {"root": 2, "symptom": 1, "warning": 0, "benign": -1}
-_BREADTH = {"cluster": 3, "node": 2}
+_BREADTH = {"cluster": 3, "node": 2}  # what is wider explains more
 _EARLY = frozenset(["node_unhealthy", "preemption_notice"])  # signs of an end, not reasons of one
-# Whoever shares one of these is hurt by the same thing; a node is shared by strangers.
-_BINDING = frozenset(["worker", "actor", "submission", "run", "job", "pid"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ def _sized(state: State, run: str, size: int) -> State:
 def _linked(state: State, entities: frozenset[Entity]) -> State:
     """Join who is named together: a worker with its job, run, actor and pid; a node with the runs it hosts."""
     anchors = [e for e in entities if e.kind in ("worker", "actor", "submission")]
-    others = frozenset(e for e in entities if e.kind in _BINDING)
+    others = frozenset(e for e in entities if e.kind in BINDING)
     fresh = {a: state.links.get(a, frozenset()) | (others - {a}) for a in anchors}
     runs = frozenset(e for e in entities if e.kind == "run")
     for node in (e for e in entities if e.kind == "node" and runs):
@@ -102,9 +107,12 @@ def correlate(
     role = classes[finding.class_id].role
     if role == "benign":
         return state, ()
-    incident = _best(_related(state, finding, classes), finding)
+    kin = related(state.incidents, state.links, finding, classes)
+    incident = closest(kin, finding)
     if incident is not None:
-        return _attach(state, incident, finding, classes)
+        state, changes = _attach(state, incident, finding, classes)
+        others = [i for i in kin if i is not incident and role == "root"]
+        return _absorb(state, changes, others, classes)
     if finding.class_id == "node_terminated_expected":
         return replace(state, ends={**state.ends, finding.subject.node: finding}), ()
     if role == "warning" and finding.dated:
@@ -112,100 +120,6 @@ def correlate(
     if role == "warning" or not may_open:
         return state, ()
     return _open(state, finding, classes)
-
-
-def _related(state: State, finding: Finding, classes: Mapping[str, FailureClass]) -> list[Incident]:
-    role = classes[finding.class_id].role
-    return [
-        i
-        for i in state.incidents
-        if i.state == "open"
-        and _is_near(i, finding)
-        and not _came_too_late(i, finding, classes)
-        and (_belongs(i, finding, role) or _is_hosted(state, i, finding, role))
-    ]
-
-
-def _came_too_late(
-    incident: Incident, finding: Finding, classes: Mapping[str, FailureClass]
-) -> bool:
-    """Say whether a node ended too long after a failure that has a root of its own to be its cause."""
-    if finding.subject.kind != "node" or incident.subject.kind in ("node", "cluster"):
-        return False
-    if classes[incident.class_id].role != "root" or not finding.dated:
-        return False
-    planned = finding.class_id == "node_terminated_expected"
-    return finding.at - incident.first_at > (EARLY_S if planned else NODE_TO_WORKER_S)
-
-
-def _is_hosted(state: State, incident: Incident, finding: Finding, role: str) -> bool:
-    """Say whether a node and a run that has ranks on it fail together. Survivors name only their own nodes."""
-    mine, theirs = finding.subject, incident.subject
-    if mine.kind == "node" and theirs.kind != "node":
-        return bool(state.links.get(Entity("node", mine.node), frozenset()) & incident.entities)
-    if theirs.kind == "node" and mine.kind != "node" and role != "root":
-        return bool(state.links.get(Entity("node", theirs.node), frozenset()) & finding.entities)
-    return False
-
-
-def _is_near(incident: Incident, finding: Finding) -> bool:
-    if not finding.dated:
-        return True
-    return incident.first_at - WINDOW_S <= finding.at <= incident.last_at + WINDOW_S
-
-
-def _belongs(incident: Incident, finding: Finding, role: str) -> bool:
-    mine, theirs = finding.subject, incident.subject
-    if mine.kind == theirs.kind == "node" and mine.node and theirs.node:
-        return mine.node == theirs.node
-    if "cluster" in (mine.kind, theirs.kind) or _is_copy(incident, finding):
-        return True
-    if mine.kind == "node" and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
-        # Strangers of one job do not die of each other's nodes, nor long before their own.
-        return mine.node == theirs.node and finding.at - incident.first_at <= NODE_TO_WORKER_S
-    if any(e.kind in _BINDING for e in finding.entities & incident.entities):
-        return True
-    if incident.class_id == "spot_preemption" and finding.fields.get("source") == "preemption":
-        return True  # Ray Train names the cause of its decision, not the node
-    if "node" in (mine.kind, theirs.kind) and _shares_node(incident, finding):
-        return True
-    return _is_loose(finding, role) and abs(finding.at - incident.last_at) <= LOOSE_S * (
-        1 if finding.dated else 1e9
-    )
-
-
-def _is_copy(incident: Incident, finding: Finding) -> bool:
-    """One failure is written up to eight times, often without saying about whom."""
-    mine, theirs = finding.subject.id, incident.subject.id
-    same = finding.class_id == incident.class_id and (mine == theirs or not (mine and theirs))
-    if not finding.dated and incident.first_at == 0:
-        return same and finding.evidence.file == incident.root.file
-    return same and abs(finding.at - incident.last_at) <= COPY_S
-
-
-def _shares_node(incident: Incident, finding: Finding) -> bool:
-    mine = {e.id for e in finding.entities if e.kind == "node"} | {finding.subject.node}
-    theirs = {e.id for e in incident.entities if e.kind == "node"} | {incident.subject.node}
-    return bool((mine & theirs) - {""})
-
-
-def _is_loose(finding: Finding, role: str) -> bool:
-    """Say whether a finding names nobody, so that only time can join it: a driver's own output."""
-    named = any(e.kind in _BINDING - {"pid"} for e in finding.entities)
-    return finding.evidence.component in ("driver", "unknown") or (role != "root" and not named)
-
-
-def _best(related: list[Incident], finding: Finding) -> Incident | None:
-    def closeness(incident: Incident) -> tuple[bool, bool, int, float]:
-        shared = finding.entities & incident.entities
-        return (
-            incident.class_id == finding.class_id and incident.subject.id == finding.subject.id,
-            any(e.kind in _BINDING for e in shared),
-            int(incident.trust),
-            -abs(finding.at - incident.last_at),
-        )
-
-    return max(related, key=closeness, default=None)
 
 
 def _rank(class_id: str, trust: Trust, classes: Mapping[str, FailureClass]) -> tuple[int, int, int]:
@@ -226,13 +140,15 @@ def _attach(
         last_at=max(incident.last_at, finding.at) if finding.dated else incident.last_at,
         evidence=_kept(incident.evidence, finding.evidence),
         entities=incident.entities | finding.entities,
-        findings=incident.findings + 1,
+        heard=heard_of(incident.heard, finding),
         acts=incident.acts or finding.acts,
         fields={**finding.fields, **incident.fields},
     )
-    same = finding.class_id == incident.class_id
-    if not same:
-        grown = replace(grown, explains=_counted(grown.explains, explained))
+    if not is_copy(incident.heard, finding):
+        grown = replace(grown, findings=grown.findings + 1)
+        if finding.class_id != incident.class_id:
+            times = sum(k.startswith(f"{explained} ") for k in incident.heard) if better else 1
+            grown = replace(grown, explains=_counted(grown.explains, explained, times))
     if better:
         grown = _renamed(state, grown, finding)
     grown = _with_sizes(state, _with_culprit(state, _with_restart(grown, finding), finding))
@@ -241,6 +157,54 @@ def _attach(
     changed = grown.class_id != incident.class_id
     change = Change("reclassified" if changed else "extended", grown, finding)
     return replace(state, incidents=others), (change,)
+
+
+def _absorb(
+    state: State,
+    changes: tuple[Change, ...],
+    others: Iterable[Incident],
+    classes: Mapping[str, FailureClass],
+) -> tuple[State, tuple[Change, ...]]:
+    """The end of a node or of the cluster explains every incident of which only a symptom was known."""
+    keeper, finding = changes[-1].incident, changes[-1].finding
+    symptoms = [
+        i
+        for i in others
+        if finding is not None
+        and classes[i.class_id].role == "symptom"
+        and is_explained(state.links, i, finding)
+    ]
+    if not symptoms:
+        return state, changes
+    for other in symptoms:
+        keeper = _joined(keeper, other)
+    gone = {i.id for i in symptoms}
+    kept = tuple(keeper if i.id == keeper.id else i for i in state.incidents if i.id not in gone)
+    merged = Change("merged", keeper, finding)
+    return replace(state, incidents=kept), (*changes, merged)
+
+
+def _joined(keeper: Incident, other: Incident) -> Incident:
+    explains = keeper.explains
+    for class_id, times in ((other.class_id, 1), *other.explains):
+        explains = _counted(explains, class_id, times)
+    evidence = keeper.evidence
+    for line in other.evidence:
+        evidence = _kept(evidence, line)
+    return replace(
+        keeper,
+        first_at=min(keeper.first_at, other.first_at),
+        last_at=max(keeper.last_at, other.last_at),
+        evidence=evidence,
+        explains=tuple(e for e in explains if e[0] != keeper.class_id),
+        entities=keeper.entities | other.entities,
+        findings=keeper.findings + other.findings,
+        heard={**other.heard, **keeper.heard},
+        gave_up=keeper.gave_up or other.gave_up,
+        restarted=keeper.restarted and not other.gave_up,
+        runs=tuple(dict.fromkeys((*keeper.runs, *other.runs))),
+        merged=(*keeper.merged, other.id, *other.merged),
+    )
 
 
 def _settled(incident: Incident, finding: Finding) -> Incident:
@@ -271,9 +235,11 @@ def _kept(evidence: tuple[Evidence, ...], new: Evidence) -> tuple[Evidence, ...]
     return (*evidence, new)
 
 
-def _counted(explains: tuple[tuple[str, int], ...], class_id: str) -> tuple[tuple[str, int], ...]:
+def _counted(
+    explains: tuple[tuple[str, int], ...], class_id: str, times: int
+) -> tuple[tuple[str, int], ...]:
     counts = dict(explains)
-    counts[class_id] = counts.get(class_id, 0) + 1
+    counts[class_id] = counts.get(class_id, 0) + times
     return tuple(counts.items())
 
 
@@ -326,14 +292,13 @@ def _open(
         fields=first.fields,
         evidence=tuple(dict.fromkeys((proof_of(state.drains, first), first.evidence))),
         entities=first.entities,
+        heard=heard_of({}, first),
         acts=first.acts,
     )
     incident = _settled(_with_culprit(state, _with_restart(incident, first), first), first)
     state = replace(state, incidents=(*state.incidents, incident))
     changes = [Change("opened", incident, first)]
-    earlier = [
-        w for w in state.waiting if _is_near(incident, w) and _belongs(incident, w, "warning")
-    ]
+    earlier = [w for w in state.waiting if is_near(incident, w) and belongs(incident, w, "warning")]
     state = replace(state, waiting=tuple(w for w in state.waiting if w not in earlier))
     for more in (*earlier, *((finding,) if end else ())):
         state, new = _attach(state, state.incidents[-1], more, classes)

@@ -103,7 +103,8 @@ def _pairs(
             continue
         for run_id in dict.fromkeys((*incident.runs, *runs_hurt(runs, incident))):
             run = runs.get(run_id)
-            if run is not None and is_about_now(run, runs, incident, used.get(incident.id, ())):
+            mine = [a for i in (incident.id, *incident.merged) for a in used.get(i, ())]
+            if run is not None and is_about_now(run, runs, incident, mine):
                 yield run, incident
 
 
@@ -241,7 +242,7 @@ def _left_over(
     now: float,
 ) -> list[Action]:
     """Abandon what waits for a run that was started again, for no rule, or for too long."""
-    present = {i.id for i in incidents}
+    present = {n for i in incidents for n in (i.id, *i.merged)}
     found = []
     for action in ledger.values():
         if action.state not in _PENDING or action.key in settled:

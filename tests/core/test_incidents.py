@@ -246,3 +246,44 @@ def test_only_nil_ids_mean_nobody():
     """The fifteenth job of a cluster is 0f000000."""
     assert entities_of({"job_id": "0f000000"}) == {Entity("job", "0f000000")}
     assert entities_of({"job_id": "ffffffff", "worker_id": "0" * 56, "actor_id": "f" * 32}) == set()
+
+
+def test_copies_are_evidence_and_never_counted():
+    """One broken ring is told by its rank, the controller, the driver and the event file; a second rank is another."""
+    told = [
+        at(10, "ring_break", who=w, node=N1, trust=Trust.COLLECTIVE) for w in ("w1", "w1", "w2")
+    ]
+    copy = at(11, "ring_break", node=N1, component="driver", trust=Trust.NOISE)  # names nobody
+    later = at(30, "ring_break", who="w1", node=N1, trust=Trust.COLLECTIVE)
+
+    assert run(at(9, "node_lost", node=N1), *told, copy) == [("node_lost", {"ring_break": 2})]
+    assert run(*told, at(12, "node_lost", node=N1), copy, later) == [
+        ("node_lost", {"ring_break": 3})
+    ]
+
+
+def test_the_end_of_a_node_explains_all_that_it_took_with_it():
+    """Two runs lost a rank each: one incident, known by the ids of those that it explains, nothing told twice."""
+    one = named(at(10, "ring_break", node=N2, job="j1", trust=Trust.COLLECTIVE), "one")
+    two = named(at(10.5, "ring_break", node=N2, job="j2", trust=Trust.COLLECTIVE), "two")
+    stranger = named(at(11, "ring_break", node=N2, job="j3", trust=Trust.COLLECTIVE), "three")
+    items = (
+        hosts(1, "one", N1),
+        hosts(1, "two", N1),
+        one,
+        two,
+        stranger,
+        at(15, "node_lost", node=N1),
+    )
+
+    def play(state, item):
+        return note(state, item) if isinstance(item, Fact) else correlate(state, item, CLASSES)[0]
+
+    before = reduce(play, items[:-1], State())
+    after = play(before, items[-1])
+
+    assert [i.class_id for i in after.incidents] == ["node_lost", "ring_break"]
+    lost, left = after.incidents
+    assert dict(lost.explains) == {"ring_break": 2}
+    assert {lost.id, *lost.merged, left.id} == {i.id for i in before.incidents}
+    assert {e.id for e in lost.entities if e.kind == "run"} == {"one", "two"}

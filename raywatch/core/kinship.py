@@ -1,0 +1,160 @@
+"""Which findings have one root cause: by whom they name, where it happened, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from raywatch.model import Entity, FailureClass, Finding, Incident
+
+Links: TypeAlias = Mapping[Entity, frozenset[Entity]]
+WINDOW_S = 90.0  # a vanished node is declared dead after 64 s; its symptoms come with it
+COPY_S = 2.0
+LOOSE_S = 45.0  # for symptoms that name nobody
+EARLY_S = 5.0  # a symptom may be written before the end that caused it
+NODE_TO_WORKER_S = 20.0  # a node that dies under a worker is known dead after 14 s
+MAX_HEARD = 64
+# Whoever shares one of these is hurt by the same thing; a node is shared by strangers.
+BINDING = frozenset(["worker", "actor", "submission", "run", "job", "pid"])
+
+
+def related(
+    incidents: Iterable[Incident],
+    links: Links,
+    finding: Finding,
+    classes: Mapping[str, FailureClass],
+) -> list[Incident]:
+    """Return the open incidents that a finding may belong to. `links` join who was named together."""
+    role = classes[finding.class_id].role
+    return [
+        i
+        for i in incidents
+        if i.state == "open"
+        and is_near(i, finding)
+        and not _came_too_late(i, finding, classes)
+        and (belongs(i, finding, role) or _is_hosted(links, i, finding, role))
+    ]
+
+
+def _came_too_late(
+    incident: Incident, finding: Finding, classes: Mapping[str, FailureClass]
+) -> bool:
+    """Say whether a node ended too long after a failure that has a root of its own to be its cause."""
+    if finding.subject.kind != "node" or incident.subject.kind in ("node", "cluster"):
+        return False
+    if classes[incident.class_id].role != "root" or not finding.dated:
+        return False
+    planned = finding.class_id == "node_terminated_expected"
+    return finding.at - incident.first_at > (EARLY_S if planned else NODE_TO_WORKER_S)
+
+
+def _is_hosted(links: Links, incident: Incident, finding: Finding, role: str) -> bool:
+    """Say whether a node and a run that has ranks on it fail together. Survivors name only their own nodes."""
+    mine, theirs = finding.subject, incident.subject
+    if mine.kind == "node" and theirs.kind != "node":
+        return bool(links.get(Entity("node", mine.node), frozenset()) & incident.entities)
+    if theirs.kind == "node" and mine.kind != "node" and role != "root":
+        return bool(links.get(Entity("node", theirs.node), frozenset()) & finding.entities)
+    return False
+
+
+def is_explained(links: Links, symptom: Incident, end: Finding) -> bool:
+    """Say whether the end of a node, or of the cluster, explains an incident of which only a symptom is known."""
+    if end.subject.kind == "cluster":
+        return True
+    if end.subject.kind != "node" or symptom.subject.kind == "node":
+        return False
+    if _is_hosted(links, symptom, end, "root"):
+        return True
+    soon = end.at - symptom.first_at <= NODE_TO_WORKER_S
+    return bool(end.subject.node) and symptom.subject.node == end.subject.node and soon
+
+
+def is_near(incident: Incident, finding: Finding) -> bool:
+    """Say whether a finding came while an incident's effects may still come; what has no time may be any."""
+    if not finding.dated:
+        return True
+    return incident.first_at - WINDOW_S <= finding.at <= incident.last_at + WINDOW_S
+
+
+def belongs(incident: Incident, finding: Finding, role: str) -> bool:
+    """Say whether a finding of this role is about the same as an incident; `is_near` is asked first."""
+    mine, theirs = finding.subject, incident.subject
+    if mine.kind == theirs.kind == "node" and mine.node and theirs.node:
+        return mine.node == theirs.node
+    if "cluster" in (mine.kind, theirs.kind) or _is_copy(incident, finding):
+        return True
+    if mine.kind == "node" and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
+        # Strangers of one job do not die of each other's nodes, nor long before their own.
+        return mine.node == theirs.node and finding.at - incident.first_at <= NODE_TO_WORKER_S
+    if any(e.kind in BINDING for e in finding.entities & incident.entities):
+        return True
+    if incident.class_id == "spot_preemption" and finding.fields.get("source") == "preemption":
+        return True  # Ray Train names the cause of its decision, not the node
+    if "node" in (mine.kind, theirs.kind) and _shares_node(incident, finding):
+        return True
+    return _is_loose(finding, role) and abs(finding.at - incident.last_at) <= LOOSE_S * (
+        1 if finding.dated else 1e9
+    )
+
+
+def _is_copy(incident: Incident, finding: Finding) -> bool:
+    """One failure is written up to eight times, often without saying about whom."""
+    mine, theirs = finding.subject.id, incident.subject.id
+    same = finding.class_id == incident.class_id and (mine == theirs or not (mine and theirs))
+    if not finding.dated and incident.first_at == 0:
+        return same and finding.evidence.file == incident.root.file
+    return same and abs(finding.at - incident.last_at) <= COPY_S
+
+
+def _shares_node(incident: Incident, finding: Finding) -> bool:
+    mine = {e.id for e in finding.entities if e.kind == "node"} | {finding.subject.node}
+    theirs = {e.id for e in incident.entities if e.kind == "node"} | {incident.subject.node}
+    return bool((mine & theirs) - {""})
+
+
+def _is_loose(finding: Finding, role: str) -> bool:
+    """Say whether a finding names nobody, so that only time can join it: a driver's own output."""
+    named = any(e.kind in BINDING - {"pid"} for e in finding.entities)
+    return finding.evidence.component in ("driver", "unknown") or (role != "root" and not named)
+
+
+def closest(related: list[Incident], finding: Finding) -> Incident | None:
+    """Return the incident that a finding fits best; None where there is none."""
+
+    def closeness(incident: Incident) -> tuple[bool, bool, int, float]:
+        shared = finding.entities & incident.entities
+        return (
+            incident.class_id == finding.class_id and incident.subject.id == finding.subject.id,
+            any(e.kind in BINDING for e in shared),
+            int(incident.trust),
+            -abs(finding.at - incident.last_at),
+        )
+
+    return max(related, key=closeness, default=None)
+
+
+def is_copy(heard: Mapping[str, float], finding: Finding) -> bool:
+    """Say whether an incident has heard this already: one failure is written up to eight times.
+
+    A copy has the same class and subject within COPY_S, or names nobody, or has no time.
+    """
+    same = [
+        at
+        for key, at in heard.items()
+        if key.startswith(f"{finding.class_id} ")
+        and (not finding.subject.id or key in (_key(finding), f"{finding.class_id} "))
+    ]
+    return any(not finding.dated or abs(finding.at - at) <= COPY_S for at in same)
+
+
+def heard_of(heard: Mapping[str, float], finding: Finding) -> dict[str, float]:
+    """Return what an incident has heard with one more finding, bounded: the oldest are forgotten."""
+    grown = {**heard, _key(finding): finding.at or heard.get(_key(finding), 0.0)}
+    while len(grown) > MAX_HEARD:
+        del grown[min(grown, key=grown.__getitem__)]
+    return grown
+
+
+def _key(finding: Finding) -> str:
+    return f"{finding.class_id} {finding.subject.id}"
