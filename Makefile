@@ -5,9 +5,10 @@ TORCH_ARGS ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 CORPUS ?= tests/cases
+ROUNDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-fast score clean
+.PHONY: help demo check test test-fast score chaos clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +42,9 @@ test-fast: $(VENV)/.installed ## without Ray clusters and slow parts
 
 score: $(VENV)/.installed ## what a scan says of a corpus of real failures (CORPUS=...)
 	$(BIN)/python -m tests.bench.score $(CORPUS)
+
+chaos: $(VENV)/.installed ## long: daemons killed at random, the demo again and again, with figures (ROUNDS=10)
+	$(BIN)/python -m tests.bench.chaos $(ROUNDS)
 
 clean: ## remove what was built
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

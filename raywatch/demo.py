@@ -33,6 +33,15 @@ FIRED = frozenset({"started", "succeeded", "failed", "timed_out", "interrupted"}
 GIVEN_UP = frozenset({"failed", "timed_out", "interrupted", "refused", "abandoned", "suggested"})
 NEEDS = {"ray": "'raywatch[ray]'", "torch": "torch"}
 GREEN, RED = 32, 31
+# Between what is timed; `incident` is when it had the name that it kept.
+FIGURES = (
+    ("notice", "kill"),
+    ("kill", "incident"),
+    ("incident", "resubmitted"),
+    ("kill", "resubmitted"),
+    ("resubmitted", "first step"),
+    ("kill", "first step"),
+)
 ALL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -123,9 +132,7 @@ class Story:
         self._deadline, self._screen = deadline, screen
         self._seen = Snapshot()
         self._step = 0
-        self._at: dict[
-            str, float
-        ] = {}  # label -> when it was first said, in seconds since the kill
+        self._at: dict[str, float] = {}  # label -> when it was said, of a monotonic clock
 
     def close(self) -> None:
         """End everything that was started."""
@@ -255,13 +262,7 @@ class Story:
 
     def _figures(self) -> None:
         self._screen.title("How long it took")
-        for begin, end in (
-            ("notice", "kill"),
-            ("kill", "run"),
-            ("kill", "resubmitted"),
-            ("resubmitted", "first step"),
-            ("kill", "first step"),
-        ):
+        for begin, end in FIGURES:
             if begin in self._at and end in self._at:
                 took = self._at[end] - self._at[begin]
                 self._screen.say("", f"{begin + ' -> ' + end:28}{took:6.1f} s")
@@ -309,7 +310,9 @@ class Story:
         fresh = self.daemon.next(self._seen.seq, wait_s)
         if fresh is not None:
             for label, text in news(self._seen, fresh):
-                if label == "notice" or "kill" in self._at:
+                if label == "incident":
+                    self._at[label] = time.monotonic()
+                elif label == "notice" or "kill" in self._at:
                     self._at.setdefault(label, time.monotonic())
                 self._screen.say(label, text)
             self._seen = fresh
