@@ -30,7 +30,7 @@ def until(true: Callable[[], object], seconds: float, what: str) -> object:
 class DaemonProcess:
     """`raywatch daemon` on a port of its own."""
 
-    def __init__(self, temp_dir: Path, state: Path) -> None:
+    def __init__(self, temp_dir: Path, state: Path, config: Path | None = None) -> None:
         self.log = state.with_name(state.name + ".out")
         argv = [
             "--temp-dir",
@@ -39,6 +39,7 @@ class DaemonProcess:
             str(state / "raywatch.db"),
             "--listen",
             "127.0.0.1:0",
+            *(("--config", str(config)) if config else ()),
         ]
         with self.log.open("ab") as out:
             self._start = out.tell()
