@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import tzinfo
 from itertools import chain
 from pathlib import Path
@@ -27,8 +27,9 @@ from raywatch.collect.wake import Waker
 from raywatch.config import Config
 from raywatch.core.incidents import State, correlate_all, expire
 from raywatch.core.runs import Runs, runs_hurt
-from raywatch.core.view import incident_json, rfc3339
-from raywatch.memory import COUNTERS, documents, remembered
+from raywatch.core.view import drain_json, incident_json, rfc3339
+from raywatch.counting import Counting
+from raywatch.memory import documents, remembered
 from raywatch.metrics import TICK_BUCKETS, MetricsView
 from raywatch.model import (
     Action,
@@ -54,26 +55,6 @@ RETRY_S = 5.0
 QUIET_S = 900.0  # an incident that was quiet for so long is over
 
 
-@dataclass(slots=True)
-class _Counters:
-    findings: Counter[str] = field(default_factory=Counter)  # "class component"
-    incidents: Counter[str] = field(default_factory=Counter)
-    notices: int = 0
-
-    def dump(self) -> str:
-        rows = {f"f {k}": v for k, v in self.findings.items()}
-        rows |= {f"i {k}": v for k, v in self.incidents.items()}
-        return COUNTERS.dump_json({**rows, "n": self.notices}).decode()
-
-    def load(self, text: str) -> None:
-        for key, value in COUNTERS.validate_json(text).items():
-            kind, _, name = key.partition(" ")
-            if kind == "n":
-                self.notices = value
-            else:
-                (self.findings if kind == "f" else self.incidents)[name] = value
-
-
 class Daemon:
     """The first thread's part: everything but the web server. `tick` is one turn of the loop."""
 
@@ -91,8 +72,7 @@ class Daemon:
         self.service: Service | None = None
         stored = store.load()
         self.state: State = remembered(stored.docs)
-        self._counters = _Counters()
-        self._counters.load(stored.docs.get("counters", {}).get("-", "{}"))
+        self._counting = Counting(config.resume, engine.ruleset.classes, stored.docs)
         self._session: Path | None = None
         cursors = [
             Cursor(FileId(c.dev, c.ino), c.path, c.offset, c.line, c.anchor, c.skipping)
@@ -149,7 +129,8 @@ class Daemon:
         if not chunks and sweep:
             self._caught_up = True
         news = self._resume(facts, now)
-        self._collect_changes(before, runs, counted=bool(findings))
+        self._count(runs, now, sweep=sweep)
+        self._collect_changes(before, runs)
         changed = self.state is not before or news
         self._commit(now, force=changed, durable=bool(self._to_fire))
         self._fire()
@@ -196,16 +177,12 @@ class Daemon:
 
     def _correlate(self, findings: list[Finding], facts: list[Fact], now: float) -> None:
         classes = self._engine.ruleset.classes
-        for finding in findings:
-            self._counters.findings[f"{finding.class_id} {finding.evidence.component}"] += 1
         known = set(self.state.drains)
         self.state, changes = correlate_all(
             self.state, facts, findings, classes, undated_may_open=False
         )
-        self._counters.notices += len(set(self.state.drains) - known)
+        self._counting.saw(findings, changes, len(self.state.drains.keys() - known), now)
         for change in changes:
-            if change.kind in ("opened", "reclassified"):
-                self._counters.incidents[change.incident.class_id] += 1
             if change.kind == "opened":
                 log.warning(
                     "incident opened id=%s class=%s", change.incident.id, change.incident.class_id
@@ -238,6 +215,13 @@ class Daemon:
             self._to_fire += self._resuming.decide(self.state.incidents, now)
         return bool(seen or outcomes or facts or self._to_fire)
 
+    def _count(self, runs: Runs, now: float, *, sweep: bool) -> None:
+        resuming, incidents = self._resuming, self.state.incidents
+        pruned = sweep and self._caught_up and resuming.prune(now)
+        self._counting.did(*resuming.news(), resuming.runs, incidents, now)
+        if pruned or resuming.runs.merged is not runs.merged:
+            self._counting.tidy(resuming.runs, resuming.ledger, incidents)
+
     def _fire(self) -> None:
         """Start what is on the disk; what is not there yet waits for the disk."""
         if self._write_error or self.service is None:
@@ -251,16 +235,15 @@ class Daemon:
                 self.service.fire(action, run, text)
         self._to_fire = []
 
-    def _collect_changes(self, before: State, runs: Runs, *, counted: bool) -> None:
+    def _collect_changes(self, before: State, runs: Runs) -> None:
         self._pending.put_cursors(
             CursorRow(*c.file, c.path, c.offset, c.line, c.anchor, c.skipping)
             for c in self._tailer.cursors()
         )
         self._pending.forget(self._tailer.gone())
-        for document in chain(documents(before, self.state), self._resuming.documents(runs)):
+        changes = documents(before, self.state), self._resuming.documents(runs)
+        for document in chain(*changes, self._counting.documents()):
             self._pending.docs[document.kind, document.id] = document.json
-        if counted:
-            self._pending.docs["counters", "-"] = self._counters.dump()
 
     def _commit(self, now: float, *, force: bool, durable: bool = False) -> None:
         """Cursors and effects go together or not at all; a full disk loses nothing that is in the files."""
@@ -297,17 +280,9 @@ class Daemon:
                     {**incident_json(i, classes), "runs": list(runs_hurt(self._resuming.runs, i))}
                     for i in self.state.incidents
                 ],
-                "drains": [
-                    {
-                        "node_id": d.node_id,
-                        "reason": d.reason,
-                        "message": d.message,
-                        "at": rfc3339(d.at),
-                        "deadline_at": rfc3339(d.deadline_at),
-                    }
-                    for d in self.state.drains.values()
-                ],
+                "drains": [drain_json(d) for d in self.state.drains.values()],
                 "sources": self._sources(),
+                "store": {"error": self._write_error or None, "rebuilt": self._store.rebuilt},
                 **self._resuming.shown(),
             }
         ).encode()
@@ -341,18 +316,14 @@ class Daemon:
     def _metrics(self) -> MetricsView:
         classes = self._engine.ruleset.classes
         open_now = Counter(i.class_id for i in self.state.incidents if i.state == "open")
-        findings: dict[tuple[str, str], int] = {}
-        for key, count in self._counters.findings.items():
-            name, _, component = key.partition(" ")
-            findings[name, component] = count
         return MetricsView(
             version=__version__,
             classes={c.id: c.group for c in classes.values()},
-            findings=findings,
+            findings=dict(self._counting.findings),
             pairs=self._pairs,
-            incidents=dict(self._counters.incidents),
+            incidents=dict(self._counting.incidents),
             open_incidents=open_now,
-            notices={"ray": self._counters.notices},
+            notices={"ray": self._counting.notices},
             read_bytes=dict(self._tailer.read_bytes),
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),
@@ -363,6 +334,8 @@ class Daemon:
             ticks=tuple(self._ticks),
             tick_seconds=self._tick_seconds,
             store_writable=not self._write_error,
+            store_rebuilt=self._store.rebuilt,
+            work=self._counting.work(self._resuming.runs, self.state.incidents),
         )
 
     def snapshot(self, after: int) -> bytes | None:
@@ -382,6 +355,7 @@ class Daemon:
             "session": self._session.name if self._session else None,
             "watch": self._waker.mode,
             "store": self._write_error or "ok",
+            "store_rebuilt": self._store.rebuilt,
         }
         return self._session is not None and not self._write_error, json.dumps(facts).encode()
 
@@ -394,6 +368,8 @@ def run(
     engine = load_engine(config.rules)
     temp_dirs = (config.temp_dir,) if config.temp_dir else default_temp_dirs(environ)
     with Store(config.store) as store:
+        if store.rebuilt:
+            log.error("the store was corrupt: set aside, a new one is begun path=%s", config.store)
         daemon = Daemon(config, temp_dirs, zone, engine, store)
         service = Service(daemon, config, environ, daemon.inbox)
         service.start()

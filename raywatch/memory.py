@@ -38,6 +38,8 @@ def documents(before: State, after: State) -> Iterator[Document]:
     for number, incident in now.items():
         if was.get(number) is not incident:
             yield Document("incident", number, _INCIDENT.dump_json(incident).decode())
+    yield from (Document("drain", n, None) for n in before.drains.keys() - after.drains.keys())
+    yield from (Document("end", n, None) for n in before.ends.keys() - after.ends.keys())
     for node, drain in after.drains.items():
         if before.drains.get(node) is not drain:
             yield Document("drain", node, _DRAIN.dump_json(drain).decode())
@@ -58,10 +60,13 @@ def remembered(docs: Mapping[str, Mapping[str, str]]) -> State:
     try:
         incidents = tuple(_INCIDENT.validate_json(t) for t in docs.get("incident", {}).values())
         links = _LINKS.validate_json(docs.get("links", {}).get("-", "[]"))
+        drains = [_DRAIN.validate_json(t) for t in docs.get("drain", {}).values()]
+        ends = {n: _FINDING.validate_json(t) for n, t in docs.get("end", {}).items()}
         return State(
             incidents=tuple(sorted(incidents, key=lambda i: i.first_at)),
-            drains={n: _DRAIN.validate_json(t) for n, t in docs.get("drain", {}).items()},
-            ends={n: _FINDING.validate_json(t) for n, t in docs.get("end", {}).items()},
+            # Oldest first, as they were: what is forgotten goes from the front.
+            drains={d.node_id: d for d in sorted(drains, key=lambda d: d.at)},
+            ends=dict(sorted(ends.items(), key=lambda row: row[1].at)),
             links={e: frozenset(known) for e, known in links},
             sizes=_SIZES.validate_json(docs.get("sizes", {}).get("-", "{}")),
             waiting=_FINDINGS.validate_json(docs.get("waiting", {}).get("-", "[]")),

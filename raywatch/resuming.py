@@ -6,12 +6,14 @@ Decisions are pure (core.policy); this keeps their state between ticks, writes i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
+from raywatch.core.ledger import forgettable, orphaned
 from raywatch.core.policy import apply_outcome, decide, progress
 from raywatch.core.runs import Runs, checkpoint_seen, note, observe, restored
+from raywatch.core.tally import Restart, restarts_between
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
 from raywatch.model import (
@@ -33,6 +35,7 @@ _ACTION = TypeAdapter(Action)
 _LOOKS = ("running", "restarting", "failed", "pending", "unknown")
 _DEFAULT = ResumeRule(run="", mode="observe", hook=Hook("job"))
 MAX_LOOKS = 20
+PRUNE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ class Resuming:
             raise ValueError(f"the store holds what this version cannot read: {error}") from error
         self.runs: Runs = restored(runs)
         self._changed: set[str] = set()
+        self._moves: list[tuple[Action | None, Action]] = []
+        self._restarts: list[Restart] = []
+        self._pruned_at = 0.0
 
     def unfinished(self, now: float) -> list[Action]:
         """Settle what a crash left behind; return the actions to fire again.
@@ -81,7 +87,9 @@ class Resuming:
     def learn(self, facts: Iterable[Fact], seen: Iterable[Observation | Look], now: float) -> None:
         """Take in what logs, APIs and disks say about runs."""
         for fact in sorted(facts, key=lambda f: f.at):
-            self.runs = note(self.runs, fact, now)
+            before = self.runs
+            self.runs = note(before, fact, now)
+            self._restarts += restarts_between(before, self.runs, fact, now)
         for item in seen:
             if isinstance(item, Look):
                 self.runs = checkpoint_seen(self.runs, item.run, item.found, now)
@@ -118,7 +126,28 @@ class Resuming:
             (r for r in self._rules if r.hook == action.hook and r.mode == action.mode), _DEFAULT
         )
 
+    def prune(self, now: float) -> bool:
+        """Forget decisions that are nobody's history any more, once an hour; return whether it was time."""
+        if now - self._pruned_at < PRUNE_S:
+            return False
+        self._pruned_at = now
+        dropped = forgettable(self.ledger, self.runs, now)
+        for action in orphaned(self.ledger, self.runs, now):  # shown so until the next time
+            gone = "its run is not known any more"
+            self._put(replace(action, state="abandoned", detail=gone))
+        if dropped:
+            self.ledger = {k: a for k, a in self.ledger.items() if k not in dropped}
+            self._changed |= dropped
+        return True
+
+    def news(self) -> tuple[list[tuple[Action | None, Action]], list[Restart]]:
+        """Return how actions changed and which runs were started again since the last call, for the counters."""
+        told = self._moves, self._restarts
+        self._moves, self._restarts = [], []
+        return told
+
     def _put(self, action: Action) -> None:
+        self._moves.append((self.ledger.get(action.key), action))
         self.ledger = {**self.ledger, action.key: action}
         self._changed.add(action.key)
 
@@ -137,7 +166,8 @@ class Resuming:
         for number in before.runs.keys() - self.runs.runs.keys():
             yield Document("run", number, None)
         for key in self._changed:
-            yield Document("action", key, _ACTION.dump_json(self.ledger[key]).decode())
+            kept = self.ledger.get(key)
+            yield Document("action", key, _ACTION.dump_json(kept).decode() if kept else None)
         self._changed.clear()
 
     def run_of(self, action: Action) -> Run | None:

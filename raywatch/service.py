@@ -154,7 +154,7 @@ class Service(threading.Thread):
 
     async def _serve(self) -> None:
         registry = CollectorRegistry()
-        registry.register(RaywatchCollector(self._shown.metrics_view))
+        registry.register(RaywatchCollector(self._shown.metrics_view, time.time))
         config = self._config
         api = Api(
             snapshot=self._shown.snapshot,

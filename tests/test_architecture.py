@@ -28,6 +28,7 @@ SHELL_ROOMS = {"collect", "resume", "store", "metrics", "web"}
 WIRING = {
     "cli",
     "config",
+    "counting",
     "daemon",
     "scan",
     "explain",

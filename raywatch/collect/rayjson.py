@@ -47,6 +47,8 @@ def parse_version(body: bytes, at: float) -> list[SessionSeen]:
 def _loaded(body: bytes) -> object:
     try:
         found: object = json.loads(body)
+        if b"\\ud" in body.lower():  # half a surrogate pair is no text: nothing could store it
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):  # RecursionError: a hostile depth of brackets
         return None
     return found

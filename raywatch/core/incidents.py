@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from raywatch.core.bounds import Memory, bounded_memory
 from raywatch.core.drains import drains_with, proof_of, taken
 from raywatch.core.kinship import (
     BINDING,
@@ -38,6 +39,7 @@ from raywatch.model import (
 
 MAX_EVIDENCE = 24
 MAX_WAITING = 64
+MAX_SIZES = 32
 _ROLE_RANK = {"root": 2, "symptom": 1, "warning": 0, "benign": -1}
 _BREADTH = {"cluster": 3, "node": 2}  # what is wider explains more
 _EARLY = frozenset(["node_unhealthy", "preemption_notice"])  # signs of an end, not reasons of one
@@ -70,7 +72,7 @@ def _sized(state: State, run: str, size: int) -> State:
     sizes = state.sizes.get(run, ())
     if sizes[-1:] == (size,):
         return state
-    state = replace(state, sizes={**state.sizes, run: (*sizes, size)})
+    state = replace(state, sizes={**state.sizes, run: (*sizes, size)[-MAX_SIZES:]})
     hurt = tuple(
         replace(i, world_sizes=state.sizes[run][-8:]) if Entity("run", run) in i.entities else i
         for i in state.incidents
@@ -322,6 +324,7 @@ def expire(
     state: State, now: float, quiet_s: float, keep: int = 1000
 ) -> tuple[State, tuple[Change, ...]]:
     """Close incidents that were quiet for `quiet_s`; forget the oldest closed ones above `keep`."""
+    state = _forgotten(state, now)
     due = {i.id for i in state.incidents if i.state == "open" and now - i.last_at > quiet_s}
     over = max(0, len(state.incidents) - keep)
     if not due and not over:
@@ -333,6 +336,15 @@ def expire(
     gone = {i.id for i in old}
     changes = tuple(Change("resolved", i) for i in closed if i.id in due)
     return replace(state, incidents=tuple(i for i in closed if i.id not in gone)), changes
+
+
+def _forgotten(state: State, now: float) -> State:
+    """Bound what is remembered of nodes, workers and runs that are long gone."""
+    used = (e for i in state.incidents if i.state == "open" for e in i.entities)
+    was = Memory(state.drains, state.ends, state.links, state.sizes)
+    kept = bounded_memory(was, used, now)
+    same = all(a is b for a, b in zip(was, kept, strict=True))
+    return state if same else replace(state, **kept._asdict())
 
 
 def correlate_all(

@@ -86,15 +86,18 @@ def admits(rule: ResumeRule, run: Run, failure: FailureClass) -> bool:
 
     Naming a class overrides the taxonomy, but never for what resuming would only repeat.
     """
-    if failure.role not in ("root", "symptom") or failure.resume == "never":
-        return False
-    if rule.classes and failure.id not in rule.classes:
-        return False
-    if not rule.classes and failure.resume == "none":
+    if not speaks_of(rule, failure):
         return False
     labels = [v for k, v in run.metadata.items() if not k.startswith("raywatch_")]
     names = (run.name, *run.submissions, run.entrypoint, *labels)
     return any(fnmatchcase(n, rule.run) for n in names if n)
+
+
+def speaks_of(rule: ResumeRule, failure: FailureClass) -> bool:
+    """Say whether a rule speaks of this class, whatever the run."""
+    if failure.role not in ("root", "symptom") or failure.resume == "never":
+        return False
+    return failure.id in rule.classes if rule.classes else failure.resume != "none"
 
 
 def is_about_now(run: Run, runs: Runs, incident: Incident, used_by: Sequence[Action]) -> bool:
@@ -134,7 +137,16 @@ def is_for_life(action: Action, run: Run, runs: Runs) -> bool:
 def history_of(run: Run, runs: Runs, ledger: Mapping[str, Action]) -> tuple[Action, ...]:
     """Return the fired actions of a lineage, oldest first, along its submissions also where its name changed."""
     ids = {run.id, canonical(runs, run.metadata.get("raywatch_run", run.id))}
-    submissions = set(run.submissions)
+    found = reached(ids, set(run.submissions), runs, ledger)
+    fired = [a for a in found.values() if a.state in FIRED]
+    return tuple(sorted(fired, key=lambda a: (a.started_at or a.created_at, a.attempt, a.key)))
+
+
+def reached(
+    ids: set[str], submissions: set[str], runs: Runs, ledger: Mapping[str, Action]
+) -> dict[str, Action]:
+    """Return the actions of these lineages and submissions, and those that they lead to."""
+    ids, submissions = set(ids), set(submissions)
     found: dict[str, Action] = {}
     grown = True
     while grown:
@@ -151,8 +163,7 @@ def history_of(run: Run, runs: Runs, ledger: Mapping[str, Action]) -> tuple[Acti
         ids |= {canonical(runs, a.run) for a in fresh}
         submissions |= {a.old_submission for a in fresh} - {""}
         grown = bool(fresh)
-    fired = [a for a in found.values() if a.state in FIRED]
-    return tuple(sorted(fired, key=lambda a: (a.started_at or a.created_at, a.attempt, a.key)))
+    return found
 
 
 def counted(past: tuple[Action, ...]) -> int:

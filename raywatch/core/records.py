@@ -253,7 +253,9 @@ def _read(
 def _read_json(raw: bytes, tz: tzinfo) -> tuple[str, float | None, str, dict[str, str]] | None:
     try:
         row = json.loads(raw)
-    except ValueError:
+        if b"\\ud" in raw.lower():  # half a surrogate pair is no text: nothing could store it
+            row = json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
+    except (ValueError, RecursionError):  # RecursionError: a hostile depth of brackets
         return None
     if not isinstance(row, dict):
         return None

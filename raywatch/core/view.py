@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TypedDict
 
-from raywatch.model import Evidence, FailureClass, Incident, Subject
+from raywatch.model import Drain, Evidence, FailureClass, Incident, Subject
 
 
 class LineJson(TypedDict):
@@ -95,6 +95,17 @@ def incident_json(incident: Incident, classes: Mapping[str, FailureClass]) -> In
         "resume": resume_of(incident, failure),
         "culprit": _subject(incident.culprit) if incident.culprit else None,
         "world_sizes": list(incident.world_sizes),
+    }
+
+
+def drain_json(drain: Drain) -> dict[str, str | None]:
+    """Show a drain as the API does."""
+    return {
+        "node_id": drain.node_id,
+        "reason": drain.reason,
+        "message": drain.message,
+        "at": rfc3339(drain.at),
+        "deadline_at": rfc3339(drain.deadline_at),
     }
 
 

@@ -58,11 +58,11 @@ def run_of(daemon):
 
 
 def saved(daemon, step):
-    """The ranks, once a checkpoint of that step or a later one is known to be whole."""
+    """Whether the ranks are known, and a whole checkpoint of that step or a later one."""
     run = run_of(daemon)
     checkpoint = run.get("checkpoint") or {}
     whole = checkpoint.get("whole") and checkpoint["step"] >= step
-    return whole and all(r["pid"] for r in run["ranks"]) and run["ranks"]
+    return whole and len(run["ranks"]) == 2 and all(r["pid"] for r in run["ranks"])
 
 
 def test_a_driver_started_by_hand_goes_on(cluster, tmp_path):
@@ -78,11 +78,12 @@ def test_a_driver_started_by_hand_goes_on(cluster, tmp_path):
     daemon = DaemonProcess(cluster.temp_dir, tmp_path / "state", config)
     driver = start(cluster, tmp_path / "first.log", train)
     try:
-        ranks = until(lambda: saved(daemon, 20), 120, "a whole checkpoint of step 20")
-        os.kill(next(r["pid"] for r in ranks if r["rank"] == 1), signal.SIGKILL)
+        until(lambda: saved(daemon, 20), 120, "a whole checkpoint of step 20")
+        os.kill(next(r["pid"] for r in run_of(daemon)["ranks"] if r["rank"] == 1), signal.SIGKILL)
         assert driver.wait(60) == 1
         until(notes.exists, 90, "the hook was fired")
-        action = until(lambda: came_past(daemon), 120, "the second driver is past the checkpoint")
+        until(lambda: came_past(daemon), 120, "the second driver is past the checkpoint")
+        action = came_past(daemon)
     finally:
         daemon.kill()
         driver.kill()

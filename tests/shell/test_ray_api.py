@@ -74,3 +74,11 @@ def test_an_actors_death_has_its_context_and_words(version):
         context = (row["death_cause"] or {}).get("actor_died_error_context", {})
         assert actor.death_message == context.get("error_message", "")
         assert bool(actor.death_reason) == bool(row["death_cause"])
+
+
+def test_half_a_surrogate_pair_of_an_answer_is_text_that_can_be_stored():
+    """JSON may hold it, UTF-8 cannot: a name of it would end the daemon at its next commit."""
+    rows = [{"type": "SUBMISSION", "submission_id": "a\ud800b", "metadata": {"k\udc00": "v"}}]
+    (seen,) = rayjson.parse_jobs(json.dumps(rows).encode(), 1.0)
+
+    assert (seen.submission_id, seen.metadata) == ("a?b", {"k?": "v"})

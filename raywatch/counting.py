@@ -1,0 +1,205 @@
+"""The daemon's counters: kept, written down in the tick's transaction, and shown as metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+
+from pydantic import TypeAdapter, ValidationError
+
+from raywatch.core.labels import assigned, newest
+from raywatch.core.lineage import canonical
+from raywatch.core.preconditions import speaks_of
+from raywatch.core.runs import Runs
+from raywatch.core.tally import (
+    BOUNDS_S,
+    OUTCOMES,
+    PHASES,
+    Phase,
+    Restart,
+    Tally,
+    acted,
+    booked,
+    broke,
+    expected,
+    restarted,
+    tidied,
+)
+from raywatch.memory import COUNTERS, Document
+from raywatch.metrics import RunRow, WorkView
+from raywatch.model import Action, Change, FailureClass, Finding, Incident, ResumeRule, Run
+
+_TALLY = TypeAdapter(Tally)
+_ENDED = ("failed", "stopped", "finished")
+# All of hook x class x outcome would be some thousand series, nearly all of them 0 for ever. There from the start is
+# what a rule's mode ends in, for the classes that the rule admits: those come within one scrape of the failure. The
+# other outcomes take their time (a hook that times out, a decision that is given up) and are there, at 0, as soon as
+# an incident of their class was seen.
+_AT_ONCE: Mapping[str, tuple[str, ...]] = {
+    "observe": ("observed",),
+    "suggest": ("suggested",),
+    "approve": ("suggested", "succeeded", "failed"),
+    "auto": ("suggested", "succeeded", "failed"),
+}
+Moves = Sequence[tuple[Action | None, Action]]
+
+
+class Counting:
+    """All that is counted for ever. Owned by the first thread."""
+
+    def __init__(
+        self,
+        rules: Sequence[ResumeRule],
+        classes: Mapping[str, FailureClass],
+        docs: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        """Go on from stored documents. Raises ValueError for those of another version."""
+        self._rules, self._classes = rules, classes
+        self.findings: Counter[tuple[str, str]] = Counter()  # (class, component)
+        self.incidents: Counter[str] = Counter()
+        self.notices = 0
+        stored = docs.get("counters", {})
+        try:
+            self._load(stored.get("-", "{}"))
+            self._tally: Tally = _TALLY.validate_json(stored.get("tally", "{}"))
+        except ValidationError as error:
+            raise ValueError(f"the store holds what this version cannot read: {error}") from error
+        self._written = self._tally
+        self._labelled: Mapping[str, Run] | None = None
+        self._changed = False
+
+    def _load(self, text: str) -> None:
+        for key, count in COUNTERS.validate_json(text).items():
+            kind, _, name = key.partition(" ")
+            if kind == "n":
+                self.notices = count
+            elif kind == "i":
+                self.incidents[name] = count
+            else:
+                class_id, _, component = name.partition(" ")
+                self.findings[class_id, component] = count
+
+    def documents(self) -> Iterator[Document]:
+        """Yield what changed since the last call."""
+        if self._changed:
+            rows = {f"f {c} {where}": n for (c, where), n in self.findings.items()}
+            rows |= {f"i {c}": n for c, n in self.incidents.items()}
+            yield Document(
+                "counters", "-", COUNTERS.dump_json({**rows, "n": self.notices}).decode()
+            )
+            self._changed = False
+        if self._tally is not self._written:
+            yield Document("counters", "tally", _TALLY.dump_json(self._tally).decode())
+            self._written = self._tally
+
+    def saw(
+        self, findings: Iterable[Finding], changes: Iterable[Change], notices: int, now: float
+    ) -> None:
+        """Count what was found and what it did to the incidents; `notices` are new drains."""
+        for finding in findings:
+            self.findings[finding.class_id, finding.evidence.component] += 1
+            self._changed = True
+        for change in changes:
+            if change.kind in ("opened", "reclassified"):
+                self.incidents[change.incident.class_id] += 1
+                self._changed = True
+            self._tally = broke(self._tally, change.incident, change.finding, now)
+        if notices:
+            self.notices += notices
+            self._changed = True
+
+    def did(
+        self,
+        moves: Moves,
+        restarts: Sequence[Restart],
+        runs: Runs,
+        incidents: Sequence[Incident],
+        now: float,
+    ) -> None:
+        """Count what became of actions and runs, and book what has settled."""
+        tally = self._tally
+        for before, action in moves:
+            tally = acted(tally, before, action, runs, now)
+        tally = booked(restarted(tally, restarts), runs, incidents, self._classes, now)
+        if runs.runs is not self._labelled:
+            tally = tally.with_labels(assigned(tally.labels, newest(runs.runs.values())))
+            self._labelled = runs.runs
+        self._tally = tally
+
+    def tidy(self, runs: Runs, ledger: Mapping[str, Action], incidents: Sequence[Incident]) -> None:
+        """Follow lineages that became one; drop what belongs to nothing that is still known."""
+        self._tally = tidied(self._tally, runs, ledger, incidents)
+
+    # --- what is shown -----------------------------------------------------------------------------
+
+    def work(self, runs: Runs, incidents: Sequence[Incident]) -> WorkView:
+        """Return the part of the metrics that is about runs and actions."""
+        tally, labels = self._tally, self._tally.labels
+        restarts, breaks = expected(tally, runs, incidents, self._classes)
+        return WorkView(
+            runs=tuple(_row(labels[r], runs.runs[r]) for r in labels if r in runs.runs),
+            actions=self._actions(),
+            ring_breaks=_labelled(tally.breaks, breaks, runs, labels),
+            restarts={
+                (run, *_pair(what)): count
+                for (run, what), count in _labelled(tally.restarts, restarts, runs, labels).items()
+            },
+            lost_s=_labelled(tally.lost_s, {}, runs, labels),
+            phases={p: _plain(tally.phases.get(p, Phase())) for p in PHASES},
+            bounds_s=BOUNDS_S,
+        )
+
+    def _actions(self) -> dict[tuple[str, str, str], int]:
+        rows: dict[tuple[str, str, str], int] = {}
+        for rule in self._rules:
+            admitted = [c.id for c in self._classes.values() if speaks_of(rule, c)]
+            seen = [c for c in admitted if self.incidents[c]]
+            hook = (rule.hook.kind,)
+            rows |= dict.fromkeys(product(hook, admitted, _AT_ONCE[rule.mode]), 0)
+            rows |= dict.fromkeys(product(hook, seen, OUTCOMES), 0)
+        for what, count in self._tally.actions.items():
+            hook_kind, class_id, outcome = what.split(" ")
+            rows[hook_kind, class_id, outcome] = count
+        return rows
+
+
+def _pair(what: str) -> tuple[str, str]:
+    owner, _, class_id = what.partition(" ")
+    return owner, class_id
+
+
+def _plain(phase: Phase) -> tuple[tuple[int, ...], float]:
+    return phase.counts, phase.sum_s
+
+
+def _row(label: str, run: Run) -> RunRow:
+    over = run.status in _ENDED
+    size = run.world_sizes[-1] if run.world_sizes else None
+    saved = run.checkpoint.at if run.checkpoint is not None else None
+    return RunRow(
+        label=label,
+        world_size=0 if over and size is not None else size,
+        level=run.level,
+        step=run.step,
+        # Nobody waits for the next checkpoint of a run that is over.
+        checkpoint_at=None if over else saved,
+    )
+
+
+def _labelled(
+    counts: Mapping[str, Mapping[str, float]],
+    zeros: Mapping[str, Mapping[str, float]],
+    runs: Runs,
+    labels: Mapping[str, str],
+) -> dict[tuple[str, str], float]:
+    """Return the rows of the runs that are shown, and of '' (no run was known)."""
+    found: dict[tuple[str, str], float] = {}
+    for table in (zeros, counts):
+        for run, row in table.items():
+            label = labels.get(canonical(runs, run)) if run else ""
+            if label is None:
+                continue
+            for what, count in row.items():
+                found[label, what] = found.get((label, what), 0) + count
+    return found

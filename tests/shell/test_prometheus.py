@@ -1,0 +1,96 @@
+"""A real Prometheus scrapes a real daemon."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from raywatch import __version__
+from tests.daemons import DaemonProcess, make_session, until
+from tests.shell.test_daemon import crash
+
+pytestmark = pytest.mark.slow
+CONFIG = """
+global: {scrape_interval: 250ms, scrape_timeout: 250ms}
+scrape_configs:
+- {job_name: raywatch, static_configs: [{targets: ["%s"]}]}
+"""
+
+
+class Prometheus:
+    """A server on a loopback port of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process, self.url = process, f"http://127.0.0.1:{port}"
+
+    def ask(self, path: str) -> bytes | None:
+        """GET a path; None while it does not answer."""
+        assert self.process.poll() is None, "prometheus ended"
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+                return bytes(answer.read())
+        except (urllib.error.URLError, ConnectionError):
+            return None
+
+    def query(self, text: str) -> list[tuple[dict[str, str], float]]:
+        """What an expression is now: labels and value of each series."""
+        body = self.ask("/api/v1/query?query=" + urllib.parse.quote(text))
+        rows = json.loads(body or b'{"data": {"result": []}}')["data"]["result"]
+        return [(r["metric"], float(r["value"][1])) for r in rows]
+
+
+@contextmanager
+def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
+    """Start the server; one that is missing fails, it does not skip."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    folder.mkdir()
+    (folder / "prometheus.yml").write_text(CONFIG % target)
+    argv = [
+        "prometheus",
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "out").open("wb") as out:
+        process = subprocess.Popen(argv, stdout=out, stderr=out)
+    try:
+        server = Prometheus(process, port)
+        until(lambda: server.ask("/-/ready"), 60, "prometheus is ready")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_prometheus_scrapes_a_daemon_and_rate_sees_the_first_event(tmp_path):
+    """The series is there before anything failed, so one failure is a rate above 0; then the daemon goes down."""
+    logs = make_session(tmp_path)
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    first = 'rate(raywatch_findings_total{class="worker_crash",component="gcs"}[1m])'
+    target = daemon.url.removeprefix("http://")
+    try:
+        with prometheus(tmp_path / "prometheus", target) as server:
+            until(lambda: [v for _, v in server.query(first)] == [0.0], 30, "a rate of 0")
+            (logs / "gcs_server.out").write_text(crash(1))
+            until(lambda: [v > 0 for _, v in server.query(first)] == [True], 30, "a rate above 0")
+
+            ((build, one),) = server.query("raywatch_build_info")
+            assert (build["version"], one) == (__version__, 1.0)
+            assert [v for _, v in server.query("up")] == [1.0]
+            assert server.query("raywatch_store_rebuilt")[0][1] == 0.0
+            assert len(server.query("raywatch_recovery_seconds_count")) == 4
+            daemon.kill()
+            until(lambda: [v for _, v in server.query("up")] == [0.0], 30, "it is down")
+    finally:
+        daemon.kill()
