@@ -34,7 +34,7 @@ from raywatch.terminal import safe
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 TIMEOUT_S = 30.0  # more than the daemon takes for an answer
 FOLLOW_S = 10.0  # a person who started something is told what came of it, if that is soon
-OK = 200
+OK, UNAUTHORIZED = 200, 401
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@%+/-]*")
 SHOWN_CHOICES = 5
 _T = TypeVar("_T", IncidentJson, RunRow, ActionRow)
@@ -105,6 +105,10 @@ class Client:
             found = None
         if not isinstance(found, dict):
             raise ClientError(f"what answers at {self.url} is no raywatch daemon (HTTP {status})")
+        if status == UNAUTHORIZED:
+            raise ClientError(
+                f"the daemon at {self.url} wants its token: give --token-file or RAYWATCH_TOKEN"
+            )
         if status != OK:
             raise ClientError(str(found.get("error", f"HTTP {status}")))
         return body
@@ -207,6 +211,8 @@ def show_incidents(client: Client, query: Mapping[str, str], now: float, *, as_j
     body = client.get("/api/v1/incidents", **query)
     rows = cast("list[IncidentJson]", json.loads(body)["incidents"])
     text = body.decode() if as_json else incidents_table(rows, _names(client, rows), now)
+    if not rows and not as_json and query.get("state") == "open":
+        text = "nothing is open; --state all lists what was"
     return Shown(text, int(any(_is_bad(r) for r in rows)))
 
 
@@ -292,12 +298,12 @@ def candidates(client: Client, kind: str) -> list[tuple[str, str]]:
 
     Only names that mean nothing to a shell: they are text of others and stand in a command line then.
     """
-    found: list[tuple[str, str]]
     match kind:
         case "incident":
             found = [(i["id"], f"{i['class']} {i['state']}") for i in incidents(client)]
         case "run":
             found = [(r["name"] or r["id"], r["status"]) for r in runs(client)]
-        case _:
-            found = [(a["key"], f"{a['run_name']} {a['state']}") for a in actions(client)]
+        case _:  # what can be approved
+            waiting = actions(client, state="awaiting_approval")
+            found = [(a["key"], f"{a['run_name']} {a['class']}") for a in waiting]
     return [(name, safe(word, 60)) for name, word in found if _PLAIN.fullmatch(name)]

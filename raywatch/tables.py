@@ -118,7 +118,7 @@ def _subject(subject: SubjectJson) -> str:
     name = subject["id"] or subject["node"]
     if subject["rank"] is not None and not name.startswith("rank"):
         name = f"rank {subject['rank']} {name}"
-    return f"{subject['kind']} {name[:40]}".rstrip()
+    return f"{subject['kind']} {name}".rstrip()
 
 
 def _short(subject: SubjectJson) -> str:
@@ -134,10 +134,10 @@ def _counts(row: IncidentJson) -> str:
 
 def _checkpoint(found: CheckpointRow | None) -> str:
     if found is None:
-        return "none known"
+        return "no checkpoint known"
     step = "" if found["step"] is None else f"step {found['step']}, "
     whole = "whole" if found["whole"] else "not known to be whole"
-    return f"{step}{found['path']} ({whole}: {found['checked']})"
+    return f"checkpoint {step}{found['path']} ({whole}: {found['checked']})"
 
 
 def _step(found: CheckpointRow | None) -> str:
@@ -197,27 +197,27 @@ def incident_story(
         *_fields(facts),
         *_part("root", [row["root"]], _line),
         *_part("evidence", [e for e in row["evidence"] if e != row["root"]], _line),
-        *_part("explains", row["explains"], lambda e: f"{e['class']} x{e['count']}"),
+        *_part("explains", row["explains"], lambda e: [f"{e['class']} x{e['count']}"]),
         *_part("runs hurt", hurt, _hurt),
         *_part("actions", actions, lambda a: _action(a, now)),
     ]
     return "\n".join(lines)
 
 
-def _part(title: str, rows: Sequence[_T], shown: Callable[[_T], str]) -> list[str]:
-    return ["", title, *(f"  {x}" for r in rows for x in shown(r).split("\n"))] if rows else []
+def _part(title: str, rows: Sequence[_T], shown: Callable[[_T], Sequence[str]]) -> list[str]:
+    lines = [f"  {safe(line, 300)}" for row in rows for line in shown(row)]
+    return ["", title, *lines] if rows else []
 
 
-def _line(line: LineJson) -> str:
+def _line(line: LineJson) -> tuple[str, str]:
     where = f"{line['file']}:{line['line']}" if line["line"] else line["file"]
-    return f"{safe(where, 200)}\n  {safe(line['text'], 300)}"
+    return where, f"  {line['text']}"
 
 
-def _hurt(run: RunRow) -> str:
+def _hurt(run: RunRow) -> tuple[str]:
     problem = f"  {run['checkpoint_problem']}" if run["checkpoint_problem"] else ""
-    return safe(
-        f"{run['name'] or run['id']}  {run['status']}  {_checkpoint(run['checkpoint'])}{problem}"
-    )
+    name, saved = run["name"] or run["id"], _checkpoint(run["checkpoint"])
+    return (f"{name}  {run['status']}  {saved}{problem}",)
 
 
 # --- runs --------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def run_story(
         ("started", _when(row["started_at"], now)),
         ("ended", _when(row["ended_at"], now) if row["ended_at"] else ""),
         ("step", step),
-        ("checkpoint", _checkpoint(row["checkpoint"])),
+        ("from", _checkpoint(row["checkpoint"])),
         ("problem", row["checkpoint_problem"]),
         ("workers", " -> ".join(map(str, row["world_sizes"]))),
         ("ranks", ranks),
@@ -265,7 +265,7 @@ def run_story(
     lines = [
         safe(f"{row['name'] or row['id']}  {row['status']}"),
         *_fields(facts),
-        *_part("incidents", incidents, lambda i: safe(_brief(i, now))),
+        *_part("incidents", incidents, lambda i: [_brief(i, now)]),
         *_part("actions", actions, lambda a: _action(a, now)),
     ]
     return "\n".join(lines)
@@ -310,17 +310,15 @@ def came_of(action: ActionRow) -> str:
     return ", ".join(w for w in words if w)
 
 
-def _action(action: ActionRow, now: float) -> str:
+def _action(action: ActionRow, now: float) -> list[str]:
     asked = "  by hand" if action["by_hand"] else ""
     ago = age(action["started_at"] or action["created_at"], now)
-    head = f"{action['key']}  {ago}  {action['hook']}  {action['state']}{asked}"
-    rows = [safe(head)]
+    rows = [f"{action['key']}  {ago}  {action['hook']}  {action['state']}{asked}"]
     if action["checkpoint"]:
-        rows.append(safe(f"  from {_checkpoint(action['checkpoint'])}"))
+        rows.append(f"  {_checkpoint(action['checkpoint'])}")
     if came_of(action):
-        rows.append(safe(f"  {came_of(action)}"))
-    rows += [f"  | {safe(x, 200)}" for x in action["output"].splitlines()[-3:]]
-    return "\n".join(rows)
+        rows.append(f"  {came_of(action)}")
+    return rows + [f"  | {x}" for x in action["output"].splitlines()[-3:]]
 
 
 # --- answers -----------------------------------------------------------------------------------------
@@ -330,7 +328,7 @@ def did(action: ActionRow) -> str:
     """Say how an action stands that a person let go on or asked for."""
     name, said = action["run_name"] or action["run"], came_of(action)
     rows = [f"{name}  {action['state']}{': ' if said else ''}{said}"]
-    rows.append(f"  {action['hook']} hook from {_checkpoint(action['checkpoint'])}")
+    rows.append(f"  {action['hook']} hook, {_checkpoint(action['checkpoint'])}")
     rows.append(f"  {action['key']}")
     if action["state"] in ("started", "waiting"):
         rows.append("  `raywatch actions` says what comes of it")
@@ -344,7 +342,7 @@ def would_resume(found: WouldResume) -> str:
     head = "would be started again" if found["starts"] else "would not be started again"
     facts = [
         ("hook", f"{would['hook']} {would['hook_name']}"),
-        ("checkpoint", _checkpoint(would["checkpoint"])),
+        ("from", _checkpoint(would["checkpoint"])),
         ("because of", f"{would['class']} {would['incident']}"),
         ("avoids", ", ".join(would["avoid_nodes"])),
         ("key", would["key"]),

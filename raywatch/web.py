@@ -78,9 +78,9 @@ def make_app(api: Api) -> web.Application:
             web.get("/api/v1/incidents", partial(_incidents, api)),
             web.get("/api/v1/incidents/{id}", partial(_incident, api)),
             web.get("/api/v1/runs", partial(_runs, api)),
-            web.get("/api/v1/runs/{id:.+}", partial(_run, api)),  # an id may hold a path
+            web.get(r"/api/v1/runs/{id:[\s\S]+}", partial(_run, api)),  # an id may hold a path
             web.get("/api/v1/actions", partial(_actions, api)),
-            web.post("/api/v1/runs/{id:.+}/resume", partial(_resume, api)),
+            web.post(r"/api/v1/runs/{id:[\s\S]+}/resume", partial(_resume, api)),
             web.post("/api/v1/actions/{key}/approve", partial(_approve, api)),
         ]
     )
