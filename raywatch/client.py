@@ -261,8 +261,12 @@ def show_actions(client: Client, now: float, *, as_json: bool) -> Shown:
 
 
 def do_approve(client: Client, text: str, *, as_json: bool) -> Shown:
-    """Let an action go on that awaits approval."""
-    key = chosen(actions(client), text, action_names, "action")["key"]
+    """Let an action go on that awaits approval; of those that begin so, the one that does."""
+    rows = actions(client)
+    exact = [a for a in rows if a["key"] == text]
+    begin = [a for a in rows if text and any(n.startswith(text) for n in action_names(a))]
+    awaiting = [a for a in begin if a["state"] == "awaiting_approval"]
+    key = chosen(exact or awaiting or rows, text, action_names, "action")["key"]
     body = client.post(f"/api/v1/actions/{quote(key, safe='')}/approve")
     return Shown(body.decode(), 0) if as_json else _followed(client, json.loads(body)["action"])
 

@@ -334,7 +334,7 @@ def decide_by_hand(
 
     What was decided for this end of the run and has not been carried out is started itself: never a second one.
     """
-    incident = _why(run, incidents, runs, classes) or _nobody_said_why(run)
+    incident = _why(run, incidents, runs, ledger, classes) or _nobody_said_why(run)
     failure = classes[incident.class_id]
     named = [r for r in rules if speaks_of(r, run)]
     rule = next((r for r in named if admits(r, run, failure)), next(iter(named), None))
@@ -352,15 +352,20 @@ def decide_by_hand(
 
 
 def _why(
-    run: Run, incidents: Iterable[Incident], runs: Runs, classes: Mapping[str, FailureClass]
+    run: Run,
+    incidents: Iterable[Incident],
+    runs: Runs,
+    ledger: Mapping[str, Action],
+    classes: Mapping[str, FailureClass],
 ) -> Incident | None:
+    fired = [a for a in ledger.values() if a.state in FIRED]
     about = [
         i
         for i in incidents
         if i.acts
         and classes[i.class_id].role in ("root", "symptom")
         and run.id in (canonical(runs, r) for r in (*i.runs, *runs_hurt(runs, i)))
-        and is_about_now(run, runs, i, ())
+        and is_about_now(run, runs, i, [a for a in fired if a.incident == i.id])
     ]
     return max(about, key=lambda i: _weight(run, i, classes), default=None)
 

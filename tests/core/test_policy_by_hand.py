@@ -178,7 +178,7 @@ def test_what_was_decided_for_this_end_is_started_instead_of_a_second_one(rule, 
 
     assert desk.resume(failed(), caused()) == []
     assert list(desk.ledger) == [key]
-    assert (desk.last.state, desk.last.attempt) == ("started", 1)
+    assert (desk.last.state, desk.last.attempt, desk.last.created_at) == ("started", 1, 101.0)
     assert approve(desk.last, 5001.0) is desk.last
 
 

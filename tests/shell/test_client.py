@@ -269,10 +269,32 @@ def test_a_run_is_named_by_its_id_its_name_its_job_or_the_beginning_of_one():
     assert asked == "raywatch: no: ('exp-2#05-1', True)\n"
 
 
+def test_of_several_actions_the_one_that_awaits_approval_is_meant():
+    """The others cannot be approved; two that await it are asked back."""
+    waits = ACTION | {"key": "raywatch-exp-2-aa", "state": "awaiting_approval"}
+    more = waits | {"key": "raywatch-exp-3-bb"}
+    with shown(actions=[ACTION, waits]) as url:
+        assert raywatch(url, "approve", "exp")[2] == "raywatch: no: ('raywatch-exp-2-aa',)\n"
+        assert "('raywatch-exp-1-00ff',)" in raywatch(url, "approve", "raywatch-exp-1-00ff")[2]
+        assert "('raywatch-exp-1-00ff',)" in raywatch(url, "approve", "exp-1")[2]
+    with shown(actions=[ACTION, waits, more]) as url:
+        several = raywatch(url, "approve", "exp")
+
+    assert several[::2] == (
+        2,
+        "raywatch: exp may be raywatch-exp-2-aa, raywatch-exp-3-bb: give more of it\n",
+    )
+
+
 def test_an_empty_name_names_nothing():
-    """Not everything."""
+    """Not everything, and not the only one that awaits approval."""
     with pytest.raises(ClientError, match="no run"):
         chosen([cast("RunRow", RUN)], "", run_names, "run")
+    with shown(actions=[ACTION | {"state": "awaiting_approval"}]) as url:
+        assert raywatch(url, "approve", "")[0::2] == (
+            2,
+            "raywatch: no action ; `raywatch actions` lists them\n",
+        )
 
 
 @pytest.mark.parametrize(
