@@ -264,7 +264,7 @@ def do_approve(client: Client, text: str, *, as_json: bool) -> Shown:
     """Let an action go on that awaits approval; of those that begin so, the one that does."""
     rows = actions(client)
     exact = [a for a in rows if a["key"] == text]
-    begin = [a for a in rows if text and any(n.startswith(text) for n in action_names(a))]
+    begin = [a for a in rows if any(n.startswith(text) for n in action_names(a))]
     awaiting = [a for a in begin if a["state"] == "awaiting_approval"]
     key = chosen(exact or awaiting or rows, text, action_names, "action")["key"]
     body = client.post(f"/api/v1/actions/{quote(key, safe='')}/approve")
