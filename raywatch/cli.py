@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 
 from raywatch import __version__
+from raywatch.options import JSON as _JSON
+from raywatch.options import asks_daemon, completes, reach
 
 _RELATIVE = re.compile(r"(\d+)([smhd])\Z")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -40,7 +42,6 @@ class _Time(click.ParamType[float]):
         return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
 
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 _RULES = click.option(
     "--rules",
     multiple=True,
@@ -167,6 +168,104 @@ def _local_zone() -> tzinfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return datetime.now().astimezone().tzinfo or timezone.utc
+
+
+@cli.command()
+@click.argument("number", metavar="[ID]", default="", shell_complete=completes("incident"))
+@click.option("--class", "class_id", help="Only those of this class.")
+@click.option(
+    "--state", type=click.Choice(["open", "resolved", "all"]), default="open", show_default=True
+)
+@click.option("--since", type=_Time(), help="Only what was seen from then on.")
+@asks_daemon
+def incidents(
+    number: str,
+    class_id: str | None,
+    state: str,
+    *,
+    since: float | None,
+    url: str,
+    token_file: str | None,
+    as_json: bool,
+) -> int:
+    """List what failed, or tell the whole story of one incident; ID may be its beginning.
+
+    Exit code: 0 nothing is open, 1 something failed, 2 usage error or no daemon.
+    """
+    import time
+
+    from raywatch.client import show_incident, show_incidents
+
+    client = reach(url, token_file)
+    if number:
+        shown = show_incident(client, number, time.time(), as_json=as_json)
+    else:
+        query = {"class": class_id or "", "state": "" if state == "all" else state}
+        if since is not None:
+            query["since"] = datetime.fromtimestamp(since, timezone.utc).isoformat()
+        query = {k: v for k, v in query.items() if v}
+        shown = show_incidents(client, query, time.time(), as_json=as_json)
+    click.echo(shown.text)
+    return shown.code
+
+
+@cli.command()
+@click.argument("run", default="", shell_complete=completes("run"))
+@asks_daemon
+def runs(run: str, *, url: str, token_file: str | None, as_json: bool) -> int:
+    """List what trains, or tell what is known of one RUN: an id, a name, or the beginning of one."""
+    import time
+
+    from raywatch.client import show_run, show_runs
+
+    client = reach(url, token_file)
+    if run:
+        shown = show_run(client, run, time.time(), as_json=as_json)
+    else:
+        shown = show_runs(client, time.time(), as_json=as_json)
+    click.echo(shown.text)
+    return shown.code
+
+
+@cli.command()
+@asks_daemon
+def actions(*, url: str, token_file: str | None, as_json: bool) -> int:
+    """List what was decided about runs that failed, and what came of it."""
+    import time
+
+    from raywatch.client import show_actions
+
+    shown = show_actions(reach(url, token_file), time.time(), as_json=as_json)
+    click.echo(shown.text)
+    return shown.code
+
+
+@cli.command()
+@click.argument("key", shell_complete=completes("action"))
+@asks_daemon
+def approve(key: str, *, url: str, token_file: str | None, as_json: bool) -> int:
+    """Let the action KEY go on that awaits approval; KEY may be the beginning of one."""
+    from raywatch.client import do_approve
+
+    shown = do_approve(reach(url, token_file), key, as_json=as_json)
+    click.echo(shown.text)
+    return shown.code
+
+
+@cli.command()
+@click.argument("run", shell_complete=completes("run"))
+@click.option("--dry-run", is_flag=True, help="Only say what would happen.")
+@asks_daemon
+def resume(run: str, *, dry_run: bool, url: str, token_file: str | None, as_json: bool) -> int:
+    """Start RUN again now, with the hook of its [[resume]].
+
+    Only where its old job FAILED, its ranks are gone and nobody else trains it. Exit code: 0 done, 2 not.
+    """
+    from raywatch.client import do_resume
+
+    shown = do_resume(reach(url, token_file), run, dry_run=dry_run, as_json=as_json)
+    click.echo(shown.text)
+    return shown.code
 
 
 @cli.command()

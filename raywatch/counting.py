@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.labels import assigned, newest
 from raywatch.core.lineage import canonical
-from raywatch.core.preconditions import speaks_of
+from raywatch.core.preconditions import speaks_of_class
 from raywatch.core.runs import Runs
 from raywatch.core.tally import (
     BOUNDS_S,
@@ -153,7 +153,7 @@ class Counting:
     def _actions(self) -> dict[tuple[str, str, str], int]:
         rows: dict[tuple[str, str, str], int] = {}
         for rule in self._rules:
-            admitted = [c.id for c in self._classes.values() if speaks_of(rule, c)]
+            admitted = [c.id for c in self._classes.values() if speaks_of_class(rule, c)]
             seen = [c for c in admitted if self.incidents[c]]
             hook = (rule.hook.kind,)
             rows |= dict.fromkeys(product(hook, admitted, _AT_ONCE[rule.mode]), 0)

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from raywatch import __version__
+from raywatch.asking import Desk, Request
 from raywatch.collect.raylogs import current_session, default_temp_dirs, describe, node_of_session
 from raywatch.collect.tail import Cursor, Tailer
 from raywatch.collect.wake import Waker
@@ -86,6 +87,7 @@ class Daemon:
         self._resuming = Resuming(
             config.resume, engine.ruleset.classes, stored.docs, started_at=started
         )
+        self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
         self._endpoints: dict[str, EndpointHealth] = {}
         self._swept_at = self._committed_at = self._last_read_at = 0.0
@@ -132,10 +134,11 @@ class Daemon:
         self._count(runs, now, sweep=sweep)
         self._collect_changes(before, runs)
         changed = self.state is not before or news
-        self._commit(now, force=changed, durable=bool(self._to_fire))
+        self._commit(now, force=changed, durable=bool(self._to_fire) or bool(self._desk))
         self._fire()
         if changed or sweep:
             self._publish(now)
+        self._desk.reply(self._write_error)
         if sweep and self.service is not None:
             self.service.look(self._resuming.to_look_at())
         self._measure(time.perf_counter() - began)
@@ -199,21 +202,33 @@ class Daemon:
         """Take in what came from the other thread and decide; return whether anything did."""
         seen: list[Observation | Look] = []
         outcomes: list[Outcome] = []
+        requests: list[Request] = []
         while not self.inbox.empty():
-            item = self.inbox.get()
-            if isinstance(item, Outcome):
-                outcomes.append(item)
-            else:
-                seen.append(item)
+            match self.inbox.get():
+                case Outcome() as outcome:
+                    outcomes.append(outcome)
+                case Request() as request:
+                    requests.append(request)
+                case item:
+                    seen.append(item)
         for health in (s for s in seen if isinstance(s, EndpointHealth)):
             self._endpoints[health.name] = health
         self._resuming.learn(facts, seen, now)
         for outcome in outcomes:
             log.warning("hook %s: %s %s", outcome.key, outcome.state, outcome.detail)
             self._resuming.outcome(outcome, now)
-        if self._caught_up:  # history first: half of it could look like a failure
+        # History first: half of it could look like a failure. And nothing that nobody could carry out.
+        if self._caught_up and self.service is not None:
             self._to_fire += self._resuming.decide(self.state.incidents, now)
-        return bool(seen or outcomes or facts or self._to_fire)
+        self._to_fire += self._desk.take(requests, self.state.incidents, now, self._closed())
+        return bool(seen or outcomes or facts or requests or self._to_fire)
+
+    def _closed(self) -> str:
+        if self.service is None:
+            return "the daemon ends"
+        if not self._caught_up:
+            return "the daemon still reads what was there before it started: ask again"
+        return self._write_error and f"the store cannot be written: {self._write_error}"
 
     def _count(self, runs: Runs, now: float, *, sweep: bool) -> None:
         resuming, incidents = self._resuming, self.state.incidents
@@ -392,5 +407,6 @@ def run(
             daemon.tick(time.time(), dirty)
             dirty = daemon.wait()
         service.stop()
+        daemon.service = None
         daemon.tick(time.time(), set())  # the last outcomes
         daemon.close()

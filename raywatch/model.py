@@ -547,6 +547,7 @@ class Action:
     first_step: int | None = None
     detected_at: float | None = None  # incident opened (wall clock)
     counted: bool = True  # uses the run's attempt budget
+    by_hand: bool = False  # a person asked for it with `raywatch resume`
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.ledger import forgettable, orphaned
-from raywatch.core.policy import apply_outcome, decide, progress
-from raywatch.core.runs import Runs, checkpoint_seen, note, observe, restored
+from raywatch.core.policy import ByHand, apply_outcome, decide, decide_by_hand, progress
+from raywatch.core.runs import Runs, canonical, checkpoint_seen, note, observe, restored
 from raywatch.core.tally import Restart, restarts_between
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
@@ -108,18 +108,18 @@ class Resuming:
             started_at=self._started_at,
         )
         for action in new:
-            self._put(action)
+            self.put(action)
         for action in list(self.ledger.values()):
             moved = progress(action, self.runs, now)
             if moved is not action:
-                self._put(moved)
+                self.put(moved)
         return [a for a in new if a.state == "started"]
 
     def outcome(self, outcome: Outcome, now: float) -> None:
         """Note what came of an action."""
         action = self.ledger.get(outcome.key)
         if action is not None:
-            self._put(apply_outcome(action, outcome, now, self._rule_of(action)))
+            self.put(apply_outcome(action, outcome, now, self._rule_of(action)))
 
     def _rule_of(self, action: Action) -> ResumeRule:
         return next(
@@ -134,7 +134,7 @@ class Resuming:
         dropped = forgettable(self.ledger, self.runs, now)
         for action in orphaned(self.ledger, self.runs, now):  # shown so until the next time
             gone = "its run is not known any more"
-            self._put(replace(action, state="abandoned", detail=gone))
+            self.put(replace(action, state="abandoned", detail=gone))
         if dropped:
             self.ledger = {k: a for k, a in self.ledger.items() if k not in dropped}
             self._changed |= dropped
@@ -146,7 +146,28 @@ class Resuming:
         self._moves, self._restarts = [], []
         return told
 
-    def _put(self, action: Action) -> None:
+    def by_hand(self, run: Run, incidents: Sequence[Incident], now: float) -> ByHand:
+        """Say what a person who asks to resume the run now would start, and what forbids it."""
+        return decide_by_hand(
+            run,
+            incidents,
+            self.runs,
+            self.ledger,
+            rules=self._rules,
+            classes=self._classes,
+            now=now,
+        )
+
+    def named(self, text: str) -> tuple[Run, ...]:
+        """Return the run of that lineage id, else those of that name or submission."""
+        run = self.runs.get(text)
+        if run is not None:
+            return (run,)
+        known = self.runs.runs.values()
+        return tuple(r for r in known if text and text in (r.name, *r.submissions))
+
+    def put(self, action: Action) -> None:
+        """Enter an action, new or changed, into the ledger."""
         self._moves.append((self.ledger.get(action.key), action))
         self.ledger = {**self.ledger, action.key: action}
         self._changed.add(action.key)
@@ -178,8 +199,12 @@ class Resuming:
         """Show runs and actions as the API does."""
         return {
             "runs": [_run_json(r) for r in self.runs.runs.values()],
-            "actions": [_action_json(a) for a in self.ledger.values()],
+            "actions": [self.shown_action(a) for a in self.ledger.values()],
         }
+
+    def shown_action(self, action: Action) -> dict[str, object]:
+        """Show one action as the API does, under the id that its run has now."""
+        return {**_action_json(action), "run": canonical(self.runs, action.run)}
 
 
 def _run_json(run: Run) -> dict[str, object]:
@@ -199,6 +224,9 @@ def _run_json(run: Run) -> dict[str, object]:
         "checkpoint": _checkpoint_json(run.checkpoint),
         "checkpoint_problem": run.checkpoint_problem,
         "restarts": run.train_restarts,
+        "resumes": run.resumes,
+        "started_at": rfc3339(run.started_at),
+        "ended_at": rfc3339(run.ended_at),
         "ranks": [{"rank": r.world_rank, "node": r.node_id, "pid": r.pid} for r in run.ranks],
     }
 
@@ -225,12 +253,16 @@ def _action_json(action: Action) -> dict[str, object]:
         "attempt": action.attempt,
         "mode": action.mode,
         "hook": action.hook.kind,
+        "hook_name": action.hook.name,
+        "by_hand": action.by_hand,
         "state": action.state,
         "detail": action.detail,
         "created_at": rfc3339(action.created_at),
+        "due_at": rfc3339(action.due_at),
         "started_at": rfc3339(action.started_at),
         "ended_at": rfc3339(action.ended_at),
         "submission_id": action.submission_id,
+        "avoid_nodes": list(action.avoid_nodes),
         "checkpoint": _checkpoint_json(action.checkpoint),
         "first_step": action.first_step,
         "first_step_at": rfc3339(action.first_step_at),

@@ -17,6 +17,7 @@ from typing import Protocol, TypeAlias
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from raywatch.asking import UNAVAILABLE, Answer, Approve, Request, Resume, Want
 from raywatch.collect.dashboard import DashboardPoller
 from raywatch.collect.rayauth import Token, TokenError, find_token
 from raywatch.config import Config
@@ -28,9 +29,10 @@ from raywatch.resume.jobs import JobsClient
 from raywatch.resuming import Look
 from raywatch.web import Api, ensure_token, make_app, port_of, serve
 
-Inbox: TypeAlias = "SimpleQueue[Observation | Look | Outcome]"
+Inbox: TypeAlias = "SimpleQueue[Observation | Look | Outcome | Request]"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 HOOK_GRACE_S = 10.0  # that hooks get when the daemon stops
+ASK_S = 20.0  # a person waits so long for an answer
 
 
 class Shown(Protocol):
@@ -110,7 +112,7 @@ class Service(threading.Thread):
         self._published.set()
         self._published = asyncio.Event()
 
-    def _tell(self, item: Observation | Look | Outcome) -> None:
+    def _tell(self, item: Observation | Look | Outcome | Request) -> None:
         self._inbox.put(item)
         self._shown.wake()
 
@@ -146,6 +148,22 @@ class Service(threading.Thread):
         token = self._token()
         return token.value if token else None
 
+    async def _ask(self, want: Want) -> Answer:
+        """Let the first thread decide, and wait until what it decided is on the disk."""
+        asked: asyncio.Future[Answer] = self._loop.create_future()
+
+        def answered(answer: Answer) -> None:
+            if not asked.done():
+                asked.set_result(answer)
+
+        until = time.time() + ASK_S
+        self._tell(Request(want, lambda a: self._soon(partial(answered, a)), until))
+        try:
+            return await asyncio.wait_for(asked, ASK_S + 1)
+        except asyncio.TimeoutError:
+            reason = "the daemon did not answer in time; see `raywatch actions` for what it did"
+            return Answer(UNAVAILABLE, {"error": reason})
+
     async def _wait(self, after: int, seconds: float) -> None:
         published = self._published
         if self._shown.snapshot(after) is None:
@@ -161,6 +179,8 @@ class Service(threading.Thread):
             wait=self._wait,
             metrics=lambda: generate_latest(registry),
             health=self._shown.health,
+            approve=lambda key: self._ask(Approve(key)),
+            resume=lambda run, dry_run: self._ask(Resume(run, dry_run)),
             token=ensure_token(config.store.parent / "token"),
             hosts=LOOPBACK | {config.host} | config.hosts,
             open_reading=config.host in LOOPBACK,

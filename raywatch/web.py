@@ -6,11 +6,13 @@ import asyncio
 import hmac
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
+from typing import TypeAlias
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -18,7 +20,12 @@ from aiohttp.typedefs import Handler, Middleware
 from raywatch.model import RaywatchError
 
 MAX_WAIT_S = 30.0
-INDEX = "raywatch: /metrics /healthz /readyz /api/v1/snapshot /api/v1/incidents\n"
+INDEX = (
+    "raywatch: /metrics /healthz /readyz /api/v1/snapshot /api/v1/incidents /api/v1/runs"
+    " /api/v1/actions\n"
+)
+Answer: TypeAlias = "Awaitable[tuple[int, Mapping[str, object]]]"  # HTTP status, JSON
+Row: TypeAlias = "dict[str, object]"
 
 
 class WebError(RaywatchError):
@@ -31,12 +38,15 @@ class Api:
 
     `snapshot(after)` is the JSON of a snapshot newer than `after`, or None; `wait(after, seconds)` sleeps until there
     is one. `open_reading`: GET needs no token (a loopback address).
+    `approve(key)` and `resume(run, dry_run)` answer once it was decided and is on the disk.
     """
 
     snapshot: Callable[[int], bytes | None]
     wait: Callable[[int, float], Awaitable[None]]
     metrics: Callable[[], bytes]
     health: Callable[[], tuple[bool, bytes]]
+    approve: Callable[[str], Answer]
+    resume: Callable[[str, bool], Answer]
     token: str
     hosts: frozenset[str]
     open_reading: bool
@@ -67,6 +77,11 @@ def make_app(api: Api) -> web.Application:
             web.get("/api/v1/snapshot", partial(_snapshot, api)),
             web.get("/api/v1/incidents", partial(_incidents, api)),
             web.get("/api/v1/incidents/{id}", partial(_incident, api)),
+            web.get("/api/v1/runs", partial(_runs, api)),
+            web.get(r"/api/v1/runs/{id:[\s\S]+}", partial(_run, api)),  # an id may hold a path
+            web.get("/api/v1/actions", partial(_actions, api)),
+            web.post(r"/api/v1/runs/{id:[\s\S]+}/resume", partial(_resume, api)),
+            web.post("/api/v1/actions/{key}/approve", partial(_approve, api)),
         ]
     )
     return app
@@ -133,18 +148,71 @@ async def _snapshot(api: Api, request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
+def _rows(api: Api, kind: str) -> list[Row]:
+    rows: list[Row] = json.loads(api.snapshot(-1) or b"{}").get(kind, [])
+    return rows
+
+
+def _only(rows: list[Row], request: web.Request, *keys: str) -> list[Row]:
+    wanted = {k: request.query[k] for k in keys if k in request.query}
+    return [r for r in rows if all(r[k] == v for k, v in wanted.items())]
+
+
 async def _incidents(api: Api, request: web.Request) -> web.Response:
-    rows = json.loads(api.snapshot(-1) or b'{"incidents": []}')["incidents"]
-    for key in ("class", "state"):
-        if key in request.query:
-            rows = [r for r in rows if r[key] == request.query[key]]
+    rows = _only(_rows(api, "incidents"), request, "class", "state")
+    if "since" in request.query:
+        try:
+            since = datetime.fromisoformat(request.query["since"].replace("Z", "+00:00"))
+        except ValueError:
+            return _error(400, "since is a time in RFC 3339, like 2026-11-23T07:00:00Z")
+        rows = [r for r in rows if _was_after(r, since)]
     return web.json_response({"incidents": rows})
 
 
+def _was_after(row: Row, since: datetime) -> bool:
+    since = since if since.tzinfo else since.replace(tzinfo=timezone.utc)
+    at = str(row["last_at"] or "").replace("Z", "+00:00")
+    return bool(at) and datetime.fromisoformat(at) >= since
+
+
 async def _incident(api: Api, request: web.Request) -> web.Response:
-    rows = json.loads(api.snapshot(-1) or b'{"incidents": []}')["incidents"]
+    rows = _rows(api, "incidents")
     found = next((r for r in rows if r["id"] == request.match_info["id"]), None)
     return web.json_response(found) if found else _error(404, "no such incident")
+
+
+async def _runs(api: Api, request: web.Request) -> web.Response:
+    return web.json_response({"runs": _only(_rows(api, "runs"), request, "status", "name")})
+
+
+async def _run(api: Api, request: web.Request) -> web.Response:
+    rows, text = _rows(api, "runs"), request.match_info["id"]
+    found = [r for r in rows if r["id"] == text] or [r for r in rows if r["name"] == text]
+    if len(found) > 1:
+        return _error(409, f"several runs are named {text}; give an id")
+    return web.json_response(found[0]) if found else _error(404, "no such run")
+
+
+async def _actions(api: Api, request: web.Request) -> web.Response:
+    rows = _only(_rows(api, "actions"), request, "run", "incident", "class", "state")
+    return web.json_response({"actions": rows})
+
+
+async def _approve(api: Api, request: web.Request) -> web.Response:
+    status, body = await api.approve(request.match_info["key"])
+    return web.json_response(body, status=status)
+
+
+async def _resume(api: Api, request: web.Request) -> web.Response:
+    try:
+        asked = json.loads(await request.read() or b"{}")
+    except (ValueError, RecursionError):  # RecursionError: a hostile depth of brackets
+        return _error(400, "the body is no JSON")
+    dry_run = asked.get("dry_run", False) if isinstance(asked, dict) else None
+    if not isinstance(dry_run, bool) or asked.keys() - {"dry_run"}:
+        return _error(400, 'the body is empty or {"dry_run": true}')
+    status, body = await api.resume(request.match_info["id"], dry_run)
+    return web.json_response(body, status=status)
 
 
 async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:

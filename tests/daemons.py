@@ -30,7 +30,8 @@ def until(true: Callable[[], object], seconds: float, what: str) -> object:
 class DaemonProcess:
     """`raywatch daemon` on a port of its own."""
 
-    def __init__(self, temp_dir: Path, state: Path, config: Path | None = None) -> None:
+    def __init__(self, temp_dir: Path, state: Path, *more: str) -> None:
+        self._state = state
         self.log = state.with_name(state.name + ".out")
         argv = [
             "--temp-dir",
@@ -39,7 +40,7 @@ class DaemonProcess:
             str(state / "raywatch.db"),
             "--listen",
             "127.0.0.1:0",
-            *(("--config", str(config)) if config else ()),
+            *more,
         ]
         with self.log.open("ab") as out:
             self._start = out.tell()
@@ -69,6 +70,22 @@ class DaemonProcess:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read()
+
+    def post(self, path: str, body: bytes = b"", token: str | None = None) -> tuple[int, bytes]:
+        """POST to a path with the daemon's token or another; return status and body."""
+        known = (self._state / "token").read_text() if token is None else token
+        headers = {"Authorization": f"Bearer {known}"}
+        request = urllib.request.Request(self.url + path, body, headers, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=40) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def actions(self) -> list[dict[str, object]]:
+        """What was decided, newest snapshot."""
+        return list(json.loads(self.get("/api/v1/actions")[1])["actions"])
 
     def incidents(self) -> list[dict[str, object]]:
         """The incidents of the newest snapshot."""

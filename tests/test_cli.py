@@ -120,7 +120,8 @@ def test_binary_files_and_long_lines_do_no_harm(tmp_path):
 
 def test_every_verb_has_help_and_completion_works():
     """`--help` of each verb, and a completion script for each shell."""
-    for verb in ("scan", "explain", "rules", "completion"):
+    asking = ("incidents", "runs", "actions", "approve", "resume")
+    for verb in ("scan", "explain", "rules", "completion", *asking):
         assert raywatch(verb, "--help")[0] == 0
     for shell in ("zsh", "fish"):
         assert "_RAYWATCH_COMPLETE" in raywatch("completion", shell)[1]
@@ -129,3 +130,14 @@ def test_every_verb_has_help_and_completion_works():
 def test_rules_check_passes_on_what_is_shipped():
     """And names a broken file of the user's."""
     assert raywatch("rules", "check")[:2] == (0, "60 signatures, 0 problems\n")
+
+
+def test_a_verb_that_asks_the_daemon_starts_fast():
+    """Nothing of what the daemon needs is loaded for it."""
+    heavy = (
+        "{'aiohttp', 'asyncio', 'hyperscan', 'pydantic', 'yaml', 'textual', 'prometheus_client'}"
+    )
+    code = f"import raywatch.cli, raywatch.client, sys; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+    assert done.stdout == b"[]\n"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from raywatch.core.preconditions import (
     DEFERRED,
     FIRED,
     Case,
+    Objection,
     Verdict,
     admits,
     history_of,
@@ -18,17 +19,22 @@ from raywatch.core.preconditions import (
     is_for_life,
     judge,
     kept_until,
+    objections_by_hand,
+    speaks_of,
 )
 from raywatch.core.runs import Runs, canonical, runs_hurt
 from raywatch.model import (
     Action,
     ActionState,
     Checkpoint,
+    Evidence,
     FailureClass,
     Incident,
     Outcome,
     ResumeRule,
     Run,
+    Subject,
+    Trust,
 )
 
 _PENDING = ("waiting", "awaiting_approval", "suggested")
@@ -277,7 +283,8 @@ def apply_outcome(action: Action, outcome: Outcome, now: float, rule: ResumeRule
     if outcome.state == "deferred":
         return replace(
             action,
-            state="waiting",
+            # A person asked for now, not for some time later; nothing was started.
+            state="abandoned" if action.by_hand else "waiting",
             started_at=None,
             due_at=now + rule.backoff_s,
             detail=f"{DEFERRED}{outcome.detail}",
@@ -319,3 +326,94 @@ def _is_fruit(action: Action, run: Run, runs: Runs) -> bool:
     if action.submission_id or action.hook.kind == "job":
         return submission in (action.submission_id, action.key) and bool(submission)
     return run.id == canonical(runs, action.run) and not is_for_life(action, run, runs)
+
+
+# --- a person asks to resume a run now -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ByHand:
+    """What to start for a person (None: no rule gives a hook), and what forbids it."""
+
+    action: Action | None
+    objections: tuple[Objection, ...]
+
+
+def decide_by_hand(
+    run: Run,
+    incidents: Iterable[Incident],
+    runs: Runs,
+    ledger: Mapping[str, Action],
+    *,
+    rules: Sequence[ResumeRule],
+    classes: Mapping[str, FailureClass],
+    now: float,
+) -> ByHand:
+    """Return the action that starts a run again now. It may be started only without an objection.
+
+    What was decided for this end of the run and has not been carried out is started itself: never a second one.
+    """
+    incident = _why(run, incidents, runs, ledger, classes) or _nobody_said_why(run)
+    failure = classes[incident.class_id]
+    named = [r for r in rules if speaks_of(r, run)]
+    rule = next((r for r in named if admits(r, run, failure)), next(iter(named), None))
+    if rule is None:
+        detail = "no [[resume]] names this run, and the hook comes from there"
+        return ByHand(None, (Objection("rule", detail),))
+    past, existing = history_of(run, runs, ledger), _existing(run, runs, ledger)
+    case = Case(run, incident, failure, rule, runs, past, existing, now, started_at=0.0)
+    action = _by_hand(case)
+    objections = objections_by_hand(case)
+    known = ledger.get(action.key)
+    if known is not None and known.state in FIRED and not objections:
+        objections = (Objection("key", f"{action.key} was carried out already"),)
+    return ByHand(action, objections)
+
+
+def _why(
+    run: Run,
+    incidents: Iterable[Incident],
+    runs: Runs,
+    ledger: Mapping[str, Action],
+    classes: Mapping[str, FailureClass],
+) -> Incident | None:
+    fired = [a for a in ledger.values() if a.state in FIRED]
+    about = [
+        i
+        for i in incidents
+        if i.acts
+        and classes[i.class_id].role in ("root", "symptom")
+        and run.id in (canonical(runs, r) for r in (*i.runs, *runs_hurt(runs, i)))
+        and is_about_now(run, runs, i, [a for a in fired if a.incident == i.id])
+    ]
+    return max(about, key=lambda i: _weight(run, i, classes), default=None)
+
+
+def _nobody_said_why(run: Run) -> Incident:
+    """A person's word stands for an incident; it says nothing about what Ray Train did."""
+    return Incident(
+        id="",
+        class_id="unknown_failure",
+        subject=Subject("run", run.id),
+        trust=Trust.SILENCE,
+        confidence=0.0,
+        state="open",
+        first_at=run.ended_at or 0.0,
+        last_at=run.ended_at or 0.0,
+        root=Evidence("", 0, "", None, "unknown"),
+        acts=False,
+    )
+
+
+def _by_hand(case: Case) -> Action:
+    action = _action(case, Verdict("started", "by hand"))
+    older = _checkpoint(case) if case.rule.hook.kind == "command" else None
+    return replace(
+        action,
+        state="started",
+        started_at=case.now,
+        detail="by hand",
+        checkpoint=older or case.run.checkpoint,  # Ray Train itself goes on from its newest
+        detected_at=action.detected_at if case.incident.id else None,
+        by_hand=True,
+    )

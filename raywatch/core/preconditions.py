@@ -86,14 +86,17 @@ def admits(rule: ResumeRule, run: Run, failure: FailureClass) -> bool:
 
     Naming a class overrides the taxonomy, but never for what resuming would only repeat.
     """
-    if not speaks_of(rule, failure):
-        return False
+    return speaks_of_class(rule, failure) and speaks_of(rule, run)
+
+
+def speaks_of(rule: ResumeRule, run: Run) -> bool:
+    """Say whether a rule's `run` names this run: by name, submission, entrypoint or a label of its owner."""
     labels = [v for k, v in run.metadata.items() if not k.startswith("raywatch_")]
     names = (run.name, *run.submissions, run.entrypoint, *labels)
     return any(fnmatchcase(n, rule.run) for n in names if n)
 
 
-def speaks_of(rule: ResumeRule, failure: FailureClass) -> bool:
+def speaks_of_class(rule: ResumeRule, failure: FailureClass) -> bool:
     """Say whether a rule speaks of this class, whatever the run."""
     if failure.role not in ("root", "symptom") or failure.resume == "never":
         return False
@@ -169,6 +172,24 @@ def reached(
 def counted(past: tuple[Action, ...]) -> int:
     """Return how much of the lineage's budget is used up."""
     return sum(a.state in _COUNTS_ANYWAY or (a.counted and a.state != "refused") for a in past)
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """A check that forbids to resume a run by hand, and why."""
+
+    check: str
+    detail: str
+
+
+def objections_by_hand(case: Case) -> tuple[Objection, ...]:
+    """Ask the laws that hold for a person too; say all that object, one for each reason."""
+    found: dict[str, Objection] = {}
+    for name, check in _BY_HAND.items():
+        verdict = check(case)
+        if verdict is not None:
+            found.setdefault(verdict.detail, Objection(name, verdict.detail))
+    return tuple(found.values())
 
 
 def judge(case: Case) -> Verdict:
@@ -382,3 +403,33 @@ _CHECKS: tuple[Check, ...] = (
     _snapshot_is_torn,
     _backs_off,
 )
+
+
+# --- what binds a person too: nothing runs twice, nothing starts from what is not whole -------------------
+
+
+def _nothing_is_on_its_way(case: Case) -> Verdict | None:
+    going = next((a.key for a in case.past if a.state == "started"), "")
+    return Verdict("waiting", f"{going} is on its way already") if going else None
+
+
+def _nothing_worked_yet(case: Case) -> Verdict | None:
+    """What worked is a life of its own soon; until Ray shows it, this end would be resumed twice."""
+    mine = [a for a in case.past if is_for_life(a, case.run, case.runs)]
+    done = next((a.key for a in mine if a.state == "succeeded"), "")
+    return Verdict("abandoned", f"{done} has started it again already") if done else None
+
+
+# Not asked of a person: mode, class, age, settling, budget, back-off.
+_BY_HAND: Mapping[str, Check] = {
+    "nothing_is_on_its_way": _nothing_is_on_its_way,
+    "nothing_worked_yet": _nothing_worked_yet,
+    "ended_otherwise": _ended_otherwise,
+    "old_one_is_over": _old_one_is_over,
+    "others_restart_it": _others_restart_it,
+    "driver_by_hand": _driver_by_hand,
+    "snapshot_is_corrupt": _snapshot_is_corrupt,
+    "snapshot_is_torn": _snapshot_is_torn,
+    "ranks_are_gone": _ranks_are_gone,
+    "nobody_else_runs_it": _nobody_else_runs_it,
+}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 from hypothesis.stateful import rule as event
 
-from raywatch.core.policy import apply_outcome, approve, decide, progress
+from raywatch.core.policy import apply_outcome, approve, decide, decide_by_hand, progress
 from raywatch.core.preconditions import FIRED
 from raywatch.core.runs import Runs, checkpoint_seen, note, observe
 from raywatch.core.taxonomy import parse_taxonomy
@@ -224,6 +224,28 @@ class Cluster(RuleBasedStateMachine):
     def somebody_approves(self):
         self.ledger = {k: approve(a, self.now) for k, a in self.ledger.items()}
 
+    @event(name=st.sampled_from(NAMES))
+    def somebody_resumes(self, name):
+        """By hand, at any time: only what is over, and never what was carried out."""
+        run = next(r for r in self.runs.runs.values() if r.name == name)
+        found = decide_by_hand(
+            run,
+            self.incidents,
+            self.runs,
+            self.ledger,
+            rules=self.asked,
+            classes=CLASSES,
+            now=self.now,
+        )
+        if found.action is None or found.objections:
+            assert found.objections
+            return
+        known = self.ledger.get(found.action.key)
+        assert known is None or known.state not in FIRED
+        assert self.status[found.action.old_submission] == "FAILED"
+        assert self.current[name] == found.action.old_submission
+        self.ledger[found.action.key] = found.action
+
     # --- the laws ---------------------------------------------------------------------------------
 
     def check(self, before, action):
@@ -277,6 +299,7 @@ class Cluster(RuleBasedStateMachine):
         for name in NAMES:
             mine = [a for a in self.ledger.values() if a.run_name == name]
             spent = [a for a in mine if a.state in FIRED and a.state != "refused" and a.counted]
+            spent = [a for a in spent if not a.by_hand]  # a person may
             assert len(spent) <= BUDGET
 
     @invariant()

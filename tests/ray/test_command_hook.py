@@ -75,7 +75,7 @@ def test_a_driver_started_by_hand_goes_on(cluster, tmp_path):
     argv = [sys.executable, str(again), str(notes), str(second), "env", *environ, *train]
     config = tmp_path / "raywatch.toml"
     config.write_text(CONFIG.format(dashboard=json.dumps(cluster.dashboard), argv=json.dumps(argv)))
-    daemon = DaemonProcess(cluster.temp_dir, tmp_path / "state", config)
+    daemon = DaemonProcess(cluster.temp_dir, tmp_path / "state", "--config", str(config))
     driver = start(cluster, tmp_path / "first.log", train)
     try:
         until(lambda: saved(daemon, 20), 120, "a whole checkpoint of step 20")

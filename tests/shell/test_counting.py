@@ -167,8 +167,8 @@ def test_what_is_forgotten_leaves_the_store_and_stays_counted(tmp_path):
     """An action counts once, also when the daemon starts again, and when its row is gone."""
     make_session(tmp_path)
     with daemon_on(tmp_path) as daemon:
-        daemon._resuming._put(done("k1", NOW))
-        daemon._resuming._put(replace(done("k2", NOW), state="suggested"))
+        daemon._resuming.put(done("k1", NOW))
+        daemon._resuming.put(replace(done("k2", NOW), state="suggested"))
         daemon.inbox.put(Outcome("k1", "succeeded", NOW + 5, ""))
         daemon.tick(NOW + 5, set())
     for turn, kept in enumerate(({"k1", "k2"}, {"k2"}, set())):

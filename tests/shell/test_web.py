@@ -14,11 +14,16 @@ def api(*, token="secret", open_reading=False):
     async def wait(_after, _seconds):
         return
 
+    async def answer(*_asked):
+        return 200, {}
+
     return Api(
         snapshot=lambda _: b"{}",
         wait=wait,
         metrics=lambda: b"",
         health=lambda: (True, b"{}"),
+        approve=answer,
+        resume=answer,
         token=token,
         hosts=frozenset({"127.0.0.1"}),
         open_reading=open_reading,

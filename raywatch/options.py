@@ -1,0 +1,69 @@
+"""What the verbs that ask a daemon have in common: how it is reached, and completion from what it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from raywatch.client import Client
+
+URL = "http://127.0.0.1:9265"
+TOKEN = "~/.local/state/raywatch/token"  # noqa: S105 - where it is, beside the default store
+JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+def asks_daemon(verb: _F) -> _F:
+    """Give a verb what it needs to reach the daemon."""
+    url = click.option(
+        "--url",
+        envvar="RAYWATCH_URL",
+        default=URL,
+        show_default=True,
+        help="The daemon's address.",
+    )
+    token = click.option(
+        "--token-file",
+        type=click.Path(),
+        help=f"The daemon's token.  [default: RAYWATCH_TOKEN, {TOKEN}]",
+    )
+    return url(token(JSON(verb)))
+
+
+def reach(url: str, token_file: str | None, **how: float) -> Client:
+    """Return the daemon that the options name. Raises ClientError."""
+    import os
+
+    from raywatch.client import make_client
+
+    token = os.environ.get("RAYWATCH_TOKEN", "")
+    return make_client(url, token_file, token, Path(TOKEN).expanduser(), **how)
+
+
+def completes(
+    kind: str,
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Complete the names that the daemon knows; nothing where none answers at once."""
+
+    def complete(
+        ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        from raywatch.client import ClientError, candidates
+
+        given = ctx.params
+        try:
+            client = reach(given.get("url") or URL, given.get("token_file"), timeout_s=0.5)
+            found = candidates(client, kind)
+        except ClientError:
+            return []
+        return [CompletionItem(n, help=word) for n, word in found if n.startswith(incomplete)]
+
+    return complete

@@ -1,0 +1,351 @@
+"""What the API says, as tables and stories for a terminal. All of it is text of others: shown, never executed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TypedDict, TypeVar
+
+from raywatch.core.view import IncidentJson, LineJson, SubjectJson
+from raywatch.terminal import safe
+
+SHORT = 12  # of ids of Ray's, which are 56 digits
+_T = TypeVar("_T")
+_AGES = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+
+class CheckpointRow(TypedDict):
+    """A checkpoint as the API shows it."""
+
+    path: str
+    step: int | None
+    whole: bool
+    checked: str
+    at: str | None
+
+
+class RankRow(TypedDict):
+    """A rank of a run."""
+
+    rank: int
+    node: str
+    pid: int
+
+
+class RunRow(TypedDict):
+    """A run as the API shows it: what is read of it here."""
+
+    id: str
+    name: str
+    status: str
+    step: int | None
+    world_size: int | None
+    world_sizes: list[int]
+    level: int | None
+    level_reason: str
+    owner: str
+    submissions: list[str]
+    storage_path: str
+    checkpoint: CheckpointRow | None
+    checkpoint_problem: str
+    restarts: int
+    resumes: int
+    started_at: str | None
+    ended_at: str | None
+    ranks: list[RankRow]
+
+
+ActionRow = TypedDict(
+    "ActionRow",
+    {
+        "key": str,
+        "run": str,
+        "run_name": str,
+        "incident": str,
+        "class": str,
+        "attempt": int,
+        "mode": str,
+        "hook": str,
+        "hook_name": str,
+        "by_hand": bool,
+        "state": str,
+        "detail": str,
+        "created_at": str | None,
+        "started_at": str | None,
+        "ended_at": str | None,
+        "submission_id": str,
+        "avoid_nodes": list[str],
+        "checkpoint": CheckpointRow | None,
+        "first_step": int | None,
+        "first_step_at": str | None,
+        "output": str,
+    },
+)
+
+
+class ObjectionRow(TypedDict):
+    """A check that forbids a resume."""
+
+    check: str
+    detail: str
+
+
+class WouldResume(TypedDict):
+    """What `resume --dry-run` is told."""
+
+    starts: bool
+    would: ActionRow
+    objections: list[ObjectionRow]
+
+
+# --- words -----------------------------------------------------------------------------------------
+
+
+def age(at: str | None, now: float) -> str:
+    """Say how long ago a time was, in its largest unit."""
+    if not at:
+        return "-"
+    ago = max(0, int(now - datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()))
+    size, unit = next((s for s in _AGES if ago >= s[0]), _AGES[-1])
+    return f"{ago // size}{unit}"
+
+
+def _when(at: str | None, now: float) -> str:
+    return f"{at} ({age(at, now)} ago)" if at else "-"
+
+
+def _subject(subject: SubjectJson) -> str:
+    name = subject["id"] or subject["node"]
+    if subject["rank"] is not None and not name.startswith("rank"):
+        name = f"rank {subject['rank']} {name}"
+    return f"{subject['kind']} {name}".rstrip()
+
+
+def _short(subject: SubjectJson) -> str:
+    name = subject["id"] or subject["node"]
+    return f"{subject['kind']} {name[:SHORT]}".rstrip()
+
+
+def _counts(row: IncidentJson) -> str:
+    return ", ".join(
+        f"{e['class']} x{e['count']}" if e["count"] > 1 else e["class"] for e in row["explains"]
+    )
+
+
+def _checkpoint(found: CheckpointRow | None) -> str:
+    if found is None:
+        return "no checkpoint known"
+    step = "" if found["step"] is None else f"step {found['step']}, "
+    whole = "whole" if found["whole"] else "not known to be whole"
+    return f"checkpoint {step}{found['path']} ({whole}: {found['checked']})"
+
+
+def _step(found: CheckpointRow | None) -> str:
+    return "-" if found is None or found["step"] is None else str(found["step"])
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], limits: Mapping[str, int]) -> str:
+    """Lay out rows in columns as wide as what stands in them; the last one is not filled up."""
+    cells = [
+        [safe(c, limits.get(h, 40)) or "-" for h, c in zip(heads, r, strict=True)] for r in rows
+    ]
+    widths = [max(len(c) for c in column) for column in zip(heads, *cells, strict=True)]
+    widths[-1] = 0
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in (heads, *cells)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _fields(rows: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"  {name:10} {safe(text, 300)}" for name, text in rows if text]
+
+
+# --- incidents ---------------------------------------------------------------------------------------
+
+
+def incidents_table(rows: Sequence[IncidentJson], names: Mapping[str, str], now: float) -> str:
+    """List incidents, the newest first. `names` says what people call a run."""
+    if not rows:
+        return "no incidents"
+    heads = ("ID", "AGE", "CLASS", "SUBJECT", "RUNS", "STATE", "EXPLAINS", "RESUME")
+    ordered = sorted(rows, key=lambda r: r["first_at"] or "", reverse=True)
+    return _table(heads, [_incident_cells(r, names, now) for r in ordered], {"EXPLAINS": 48})
+
+
+def _incident_cells(row: IncidentJson, names: Mapping[str, str], now: float) -> tuple[str, ...]:
+    hurt = ", ".join(names.get(r) or r for r in row["runs"])
+    ago, about = age(row["first_at"], now), _short(row["subject"])
+    return row["id"], ago, row["class"], about, hurt, row["state"], _counts(row), row["resume"]
+
+
+def incident_story(
+    row: IncidentJson, hurt: Sequence[RunRow], actions: Sequence[ActionRow], now: float
+) -> str:
+    """Tell all that is known of an incident: the line that proves it, what it explains, hurt and started."""
+    culprit = _subject(row["culprit"]) if row["culprit"] else ""
+    facts = [
+        ("first", _when(row["first_at"], now)),
+        ("last", _when(row["last_at"], now)),
+        ("subject", _subject(row["subject"])),
+        ("node", row["subject"]["node"]),
+        ("culprit", culprit),
+        ("workers", " -> ".join(map(str, row["world_sizes"]))),
+        ("resume", row["resume"]),
+    ]
+    lines = [
+        safe(f"{row['id']}  {row['class']}  {row['state']}  (confidence {row['confidence']:.1f})"),
+        f"  {safe(row['title'])}",
+        *_fields(facts),
+        *_part("root", [row["root"]], _line),
+        *_part("evidence", [e for e in row["evidence"] if e != row["root"]], _line),
+        *_part("explains", row["explains"], lambda e: [f"{e['class']} x{e['count']}"]),
+        *_part("runs hurt", hurt, _hurt),
+        *_part("actions", actions, lambda a: _action(a, now)),
+    ]
+    return "\n".join(lines)
+
+
+def _part(title: str, rows: Sequence[_T], shown: Callable[[_T], Sequence[str]]) -> list[str]:
+    lines = [f"  {safe(line, 300)}" for row in rows for line in shown(row)]
+    return ["", title, *lines] if rows else []
+
+
+def _line(line: LineJson) -> tuple[str, str]:
+    where = f"{line['file']}:{line['line']}" if line["line"] else line["file"]
+    return where, f"  {line['text']}"
+
+
+def _hurt(run: RunRow) -> tuple[str]:
+    problem = f"  {run['checkpoint_problem']}" if run["checkpoint_problem"] else ""
+    name, saved = run["name"] or run["id"], _checkpoint(run["checkpoint"])
+    return (f"{name}  {run['status']}  {saved}{problem}",)
+
+
+# --- runs --------------------------------------------------------------------------------------------
+
+
+def runs_table(rows: Sequence[RunRow], now: float) -> str:
+    """List runs, the newest first."""
+    if not rows:
+        return "no runs"
+    heads = ("RUN", "AGE", "STATUS", "STEP", "SAVED", "WORKERS", "LEVEL", "RESTARTS", "ID")
+    ordered = sorted(rows, key=lambda r: r["started_at"] or "", reverse=True)
+    return _table(heads, [_run_cells(r, now) for r in ordered], {"ID": 80})
+
+
+def _run_cells(row: RunRow, now: float) -> tuple[str, ...]:
+    numbers = (row["step"], row["world_size"], row["level"])
+    step, workers, level = ("-" if n is None else str(n) for n in numbers)
+    restarts = f"{row['restarts']}+{row['resumes']}"  # by Ray Train + by raywatch
+    ago, saved = age(row["started_at"], now), _step(row["checkpoint"])
+    return row["name"], ago, row["status"], step, saved, workers, level, restarts, row["id"]
+
+
+def run_story(
+    row: RunRow, incidents: Sequence[IncidentJson], actions: Sequence[ActionRow], now: float
+) -> str:
+    """Tell all that is known of a run."""
+    step = "" if row["step"] is None else str(row["step"])
+    level = "" if row["level"] is None else f"{row['level']} ({row['level_reason']})"
+    ranks = ", ".join(f"{r['rank']} on {r['node'][:SHORT] or '?'}" for r in row["ranks"])
+    facts = [
+        ("id", row["id"]),
+        ("started", _when(row["started_at"], now)),
+        ("ended", _when(row["ended_at"], now) if row["ended_at"] else ""),
+        ("step", step),
+        ("from", _checkpoint(row["checkpoint"])),
+        ("problem", row["checkpoint_problem"]),
+        ("workers", " -> ".join(map(str, row["world_sizes"]))),
+        ("ranks", ranks),
+        ("level", level),
+        ("owner", row["owner"]),
+        ("restarts", f"{row['restarts']} by Ray Train, {row['resumes']} by raywatch"),
+        ("storage", row["storage_path"]),
+        ("jobs", ", ".join(row["submissions"])),
+    ]
+    lines = [
+        safe(f"{row['name'] or row['id']}  {row['status']}"),
+        *_fields(facts),
+        *_part("incidents", incidents, lambda i: [_brief(i, now)]),
+        *_part("actions", actions, lambda a: _action(a, now)),
+    ]
+    return "\n".join(lines)
+
+
+def _brief(row: IncidentJson, now: float) -> str:
+    return f"{row['id']}  {age(row['first_at'], now)}  {row['class']}  {row['state']}"
+
+
+# --- actions -----------------------------------------------------------------------------------------
+
+
+def actions_table(rows: Sequence[ActionRow], now: float) -> str:
+    """List actions, the newest first."""
+    if not rows:
+        return "no actions"
+    heads = ("KEY", "AGE", "RUN", "CLASS", "TRY", "HOOK", "STATE", "DETAIL")
+    ordered = sorted(rows, key=lambda a: a["created_at"] or "", reverse=True)
+    cells = [
+        (
+            a["key"],
+            age(a["created_at"], now),
+            a["run_name"] or a["run"],
+            a["class"],
+            str(a["attempt"]),
+            a["hook"],
+            a["state"],
+            came_of(a),
+        )
+        for a in ordered
+    ]
+    return _table(heads, cells, {"KEY": 72, "DETAIL": 80})
+
+
+def came_of(action: ActionRow) -> str:
+    """Say what came of an action in a few words."""
+    words = [action["detail"]]
+    if action["submission_id"] and action["submission_id"] != action["key"]:
+        words.append(f"job {action['submission_id']}")
+    if action["first_step"] is not None:
+        words.append(f"went on to step {action['first_step']}")
+    return ", ".join(w for w in words if w)
+
+
+def _action(action: ActionRow, now: float) -> list[str]:
+    asked = "  by hand" if action["by_hand"] else ""
+    ago = age(action["started_at"] or action["created_at"], now)
+    rows = [f"{action['key']}  {ago}  {action['hook']}  {action['state']}{asked}"]
+    if action["checkpoint"]:
+        rows.append(f"  {_checkpoint(action['checkpoint'])}")
+    if came_of(action):
+        rows.append(f"  {came_of(action)}")
+    return rows + [f"  | {x}" for x in action["output"].splitlines()[-3:]]
+
+
+# --- answers -----------------------------------------------------------------------------------------
+
+
+def did(action: ActionRow) -> str:
+    """Say how an action stands that a person let go on or asked for."""
+    name, said = action["run_name"] or action["run"], came_of(action)
+    rows = [f"{name}  {action['state']}{': ' if said else ''}{said}"]
+    rows.append(f"  {action['hook']} hook, {_checkpoint(action['checkpoint'])}")
+    rows.append(f"  {action['key']}")
+    if action["state"] in ("started", "waiting"):
+        rows.append("  `raywatch actions` says what comes of it")
+    return "\n".join(map(safe, rows))
+
+
+def would_resume(found: WouldResume) -> str:
+    """Say what a resume would do, or what forbids it."""
+    would = found["would"]
+    name = would["run_name"] or would["run"]
+    head = "would be started again" if found["starts"] else "would not be started again"
+    facts = [
+        ("hook", f"{would['hook']} {would['hook_name']}"),
+        ("from", _checkpoint(would["checkpoint"])),
+        ("because of", f"{would['class']} {would['incident']}"),
+        ("avoids", ", ".join(would["avoid_nodes"])),
+        ("key", would["key"]),
+    ]
+    objecting = [f"  objects    {safe(o['detail'])} [{o['check']}]" for o in found["objections"]]
+    return "\n".join([safe(f"{name} {head}"), *_fields(facts), *objecting])
