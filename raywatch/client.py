@@ -174,8 +174,8 @@ def chosen(rows: Sequence[_T], text: str, names: Callable[[_T], Sequence[str]], 
 
 
 def incident_names(row: IncidentJson) -> Sequence[str]:
-    """What an incident is called."""
-    return (row["id"],)
+    """What an incident is called; others that turned out to be its symptoms have become it."""
+    return (row["id"], *row["merged"])
 
 
 def run_names(row: RunRow) -> Sequence[str]:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.incidents import State
-from raywatch.model import Change, Drain, Entity, Finding, Incident
+from raywatch.model import Drain, Entity, Finding, Incident
 
 Kind = Literal[
     "incident", "drain", "end", "waiting", "links", "sizes", "counters", "run", "action", "start"
@@ -73,12 +73,3 @@ def remembered(docs: Mapping[str, Mapping[str, str]]) -> State:
         )
     except ValidationError as error:
         raise ValueError(f"the store holds what this version cannot read: {error}") from error
-
-
-def opened_by_class(changes: tuple[Change, ...]) -> Mapping[str, int]:
-    """Count the incidents that were opened, and moved between classes, by class."""
-    counts: dict[str, int] = {}
-    for change in changes:
-        if change.kind == "opened":
-            counts[change.incident.class_id] = counts.get(change.incident.class_id, 0) + 1
-    return counts

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TypedDict, TypeVar
 
 from raywatch.core.view import IncidentJson, LineJson, SubjectJson
-from raywatch.terminal import safe
+from raywatch.terminal import safe, told
 
 SHORT = 12  # of ids of Ray's, which are 56 digits
 _T = TypeVar("_T")
@@ -211,7 +211,7 @@ def _part(title: str, rows: Sequence[_T], shown: Callable[[_T], Sequence[str]]) 
 
 def _line(line: LineJson) -> tuple[str, str]:
     where = f"{line['file']}:{line['line']}" if line["line"] else line["file"]
-    return where, f"  {line['text']}"
+    return where, f"  {told(line['text'])}"
 
 
 def _hurt(run: RunRow) -> tuple[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 import os
@@ -177,8 +176,15 @@ def _was_after(row: Row, since: datetime) -> bool:
 
 async def _incident(api: Api, request: web.Request) -> web.Response:
     rows = _rows(api, "incidents")
-    found = next((r for r in rows if r["id"] == request.match_info["id"]), None)
+    number = request.match_info["id"]
+    found = next((r for r in rows if number == r["id"] or number in _merged(r)), None)
     return web.json_response(found) if found else _error(404, "no such incident")
+
+
+def _merged(row: Row) -> list[str]:
+    """Ids of incidents that turned out to be symptoms of this one."""
+    ids = row["merged"]
+    return [str(i) for i in ids] if isinstance(ids, list) else []
 
 
 async def _runs(api: Api, request: web.Request) -> web.Response:
@@ -230,8 +236,3 @@ async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
 def port_of(runner: web.AppRunner) -> int:
     """Return the port that is listened on (for port 0)."""
     return int(runner.addresses[0][1])
-
-
-async def forever() -> None:
-    """Wait until cancelled."""
-    await asyncio.Event().wait()

@@ -150,7 +150,9 @@ def _worked_from(run: Run, runs: Runs) -> float | None:
 def _succeeded(tally: Tally, action: Action, now: float) -> Tally:
     started, ended = action.started_at or action.created_at, action.ended_at or now
     launched = min(ended, action.first_step_at) if action.first_step_at is not None else ended
-    if action.detected_at is not None:
+    if (
+        action.detected_at is not None and not action.by_hand
+    ):  # a person takes the time that it takes
         tally = _timed(tally, "detect", action.created_at - action.detected_at)
     tally = _timed(tally, "decide", started - action.created_at)
     tally = _timed(tally, "launch", launched - started)

@@ -42,6 +42,7 @@ def incident(number, **more):
         "root": line(),
         "fields": {},
         "evidence": [line(), line("more", 4)],
+        "merged": [],
         "explains": [{"class": "ring_break", "count": 2}],
         "runs": ["exp@/s"],
         "resume": "counted",
