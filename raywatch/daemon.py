@@ -358,7 +358,11 @@ class Daemon:
             files=self._tailer.files(),
             sources={
                 "logs": (self._session is not None, self._last_read_at),
-                **{h.name: (h.state == "up", h.at) for h in self._endpoints.values()},
+                **{
+                    h.name: (h.state == "up", h.at)
+                    for h in self._endpoints.values()
+                    if h.state != "off"  # switched off is not down
+                },
             },
             ticks=tuple(self._ticks),
             tick_seconds=self._tick_seconds,
