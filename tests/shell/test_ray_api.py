@@ -1,6 +1,7 @@
 """Bodies recorded from Ray 2.9 to 2.60 are read alike: every row, and its times, pids and reasons."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,14 @@ VERSIONS = ("2.9.3", "2.40.0", "2.49.2", "2.60.0")
 UNSET_MS = 18446744073709551615
 
 
+def answer(version, name) -> Any:
+    """A recorded answer."""
+    return rayjson.load((API / version / f"{name}.json").read_bytes())
+
+
 def recorded(version, name):
     """A recorded answer and its rows."""
-    found = rayjson.load((API / version / f"{name}.json").read_bytes())
+    found = answer(version, name)
     return found, found if name == "jobs" else found["data"]["result"]["result"]
 
 
@@ -77,7 +83,7 @@ def test_an_actors_death_has_its_context_and_words(version):
 @pytest.mark.parametrize("version", ["2.49.2", "2.60.0"])
 def test_train_runs_are_read_with_attempts_and_ranks(version):
     """Oldest first; 2.49 tells no settings, so neither a path nor a budget."""
-    found = rayjson.load((API / version / "train.json").read_bytes())
+    found = answer(version, "train")
     rows = found["train_runs"][::-1]
     seen = rayjson.parse_train(found, 1.0)
 
