@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.policy import apply_outcome, decide, progress
+from raywatch.core.preconditions import names
 from raywatch.core.runs import Runs, checkpoint_seen, note, observe, restored
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
@@ -41,6 +42,7 @@ class Look:
 
     run: str
     found: Checkpoint | CheckpointProblem
+    older: Checkpoint | None = None  # the newest whole one before it
 
 
 class Resuming:
@@ -84,7 +86,7 @@ class Resuming:
             self.runs = note(self.runs, fact, now)
         for item in seen:
             if isinstance(item, Look):
-                self.runs = checkpoint_seen(self.runs, item.run, item.found, now)
+                self.runs = checkpoint_seen(self.runs, item.run, item.found, now, item.older)
             else:
                 self.runs = observe(self.runs, item, now)
 
@@ -124,10 +126,14 @@ class Resuming:
 
     def to_look_at(self) -> list[tuple[str, str, str]]:
         """Return (run, storage path, name) of runs whose checkpoints may have changed."""
-        live = [
-            r for r in self.runs.runs.values() if r.storage_path and r.name and r.status in _LOOKS
-        ]
-        return [(r.id, r.storage_path, r.name) for r in live[-MAX_LOOKS:]]
+        live = [r for r in self.runs.runs.values() if r.name and r.status in _LOOKS]
+        places = [(r.id, self._storage(r), r.name) for r in live]
+        return [p for p in places if p[1]][-MAX_LOOKS:]
+
+    def _storage(self, run: Run) -> str:
+        """Return the folder that holds the run's own one: what the configuration says beats what Ray Train says."""
+        named = (r.checkpoints for r in self._rules if r.checkpoints and names(r, run))
+        return next(named, run.storage_path)
 
     def documents(self, before: Runs) -> Iterator[Document]:
         """Yield what changed since `before` and since the last call."""

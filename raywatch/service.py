@@ -22,7 +22,7 @@ from raywatch.collect.rayauth import Token, TokenError, find_token
 from raywatch.config import Config
 from raywatch.metrics import MetricsView, RaywatchCollector
 from raywatch.model import Action, Observation, Outcome, RaywatchError, Run
-from raywatch.resume.checkpoints import newest_whole
+from raywatch.resume.checkpoints import look
 from raywatch.resume.hooks import HookRunner
 from raywatch.resume.jobs import JobsClient
 from raywatch.resuming import Look
@@ -132,8 +132,7 @@ class Service(threading.Thread):
 
     async def _look(self, run: str, storage: str, name: str) -> None:
         try:
-            found = await asyncio.to_thread(newest_whole, storage, name)
-            self._tell(Look(run, found))
+            self._tell(Look(run, *await asyncio.to_thread(look, storage, name)))
         finally:
             self._looking.discard(run)
 

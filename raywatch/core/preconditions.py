@@ -92,9 +92,14 @@ def admits(rule: ResumeRule, run: Run, failure: FailureClass) -> bool:
         return False
     if not rule.classes and failure.resume == "none":
         return False
+    return names(rule, run)
+
+
+def names(rule: ResumeRule, run: Run) -> bool:
+    """Say whether a rule speaks of this run, whatever ended it."""
     labels = [v for k, v in run.metadata.items() if not k.startswith("raywatch_")]
-    names = (run.name, *run.submissions, run.entrypoint, *labels)
-    return any(fnmatchcase(n, rule.run) for n in names if n)
+    said = (run.name, *run.submissions, run.entrypoint, *labels)
+    return any(fnmatchcase(n, rule.run) for n in said if n)
 
 
 def is_about_now(run: Run, runs: Runs, incident: Incident, used_by: Sequence[Action]) -> bool:
@@ -227,6 +232,9 @@ def _needs_a_change(case: Case) -> Verdict | None:
 
 def _snapshot_is_corrupt(case: Case) -> Verdict | None:
     problem = case.run.checkpoint_problem
+    chooses = case.advice == "older" and case.rule.hook.kind == "command"
+    if chooses and case.run.id in case.runs.older:
+        return None
     if problem.startswith("corrupt"):
         return Verdict(
             "suggested", f"the checkpoint snapshot is corrupt; it is never rewritten: {problem}"

@@ -404,6 +404,20 @@ def test_checkpoints_are_remembered_with_the_one_before():
     assert checkpoint_seen(runs, "nobody", two, 7.0) is runs
 
 
+def test_the_disk_knows_better_which_checkpoint_is_before_the_newest():
+    """From the first look on; also where the newest is not whole; and that there is none any more."""
+    one, two, three = (
+        Checkpoint(f"/s/exp/c{n}", n, whole=True, checked="", at=n) for n in (1, 2, 3)
+    )
+    runs = checkpoint_seen(history(job(at=1)), S1, two, 5.0, one)
+    bad = checkpoint_seen(runs, S1, CheckpointProblem("corrupt", "cut"), 6.0, two)
+    torn = checkpoint_seen(runs, S1, CheckpointProblem("torn", "half"), 6.0, None)
+
+    assert (runs.older[S1], bad.older[S1], torn.older[S1]) == (one, two, one)
+    assert checkpoint_seen(runs, S1, two, 5.0, one) is runs
+    assert checkpoint_seen(runs, S1, three, 6.0, None).older == {}
+
+
 # --- who is hurt -----------------------------------------------------------------------------------------------
 
 
