@@ -157,6 +157,8 @@ class Daemon:
             self._publish(now)
         if sweep and self.service is not None:
             self.service.look(self._resuming.to_look_at())
+            if self._session is not None:
+                self.service.keep(self._resuming.packages(), self._session)
         self._measure(time.perf_counter() - began)
 
     def _follow_session(self) -> None:

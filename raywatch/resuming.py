@@ -12,7 +12,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.policy import apply_outcome, decide, progress
 from raywatch.core.preconditions import names
-from raywatch.core.runs import Runs, checkpoint_seen, note, observe, restored
+from raywatch.core.runs import (
+    Runs,
+    canonical,
+    checkpoint_seen,
+    note,
+    observe,
+    restored,
+    submission_status,
+)
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
 from raywatch.model import (
@@ -33,6 +41,7 @@ _RUN = TypeAdapter(Run)
 _ACTION = TypeAdapter(Action)
 _LOOKS = ("running", "restarting", "failed", "pending", "unknown")
 _DEFAULT = ResumeRule(run="", mode="observe", hook=Hook("job"))
+_UNDONE = ("suggested", "awaiting_approval", "waiting", "started")
 MAX_LOOKS = 20
 
 
@@ -65,6 +74,7 @@ class Resuming:
             raise ValueError(f"the store holds what this version cannot read: {error}") from error
         self.runs: Runs = restored(runs)
         self._changed: set[str] = set()
+        self._repeating = [r for r in rules if r.hook.kind == "job" and r.mode != "observe"]
 
     def unfinished(self, now: float) -> list[Action]:
         """Settle what a crash left behind; return the actions to fire again.
@@ -134,6 +144,18 @@ class Resuming:
         """Return the folder that holds the run's own one: what the configuration says beats what Ray Train says."""
         named = (r.checkpoints for r in self._rules if r.checkpoints and names(r, run))
         return next(named, run.storage_path)
+
+    def packages(self) -> tuple[str, ...]:
+        """Return the runtime_envs whose code must be kept: of jobs that run or wait to be submitted again."""
+        waiting = {canonical(self.runs, a.run) for a in self.ledger.values() if a.state in _UNDONE}
+        wanted = (r for r in self.runs.runs.values() if r.kind == "submission" and r.runtime_env)
+        kept = (
+            r.runtime_env
+            for r in wanted
+            if r.id in waiting or submission_status(self.runs, r) == "RUNNING"
+            if any(names(rule, r) for rule in self._repeating)
+        )
+        return tuple(dict.fromkeys(kept))
 
     def documents(self, before: Runs) -> Iterator[Document]:
         """Yield what changed since `before` and since the last call."""

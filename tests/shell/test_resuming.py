@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from raywatch.model import Checkpoint, Hook, JobSeen, ResumeRule, TrainRunSeen
+from raywatch.model import Action, Checkpoint, Hook, JobSeen, ResumeRule, TrainRunSeen
 from raywatch.resuming import Look, Resuming
 
 ENV = '{"working_dir": "gcs://_ray_pkg_1.zip"}'
@@ -13,6 +13,10 @@ JOB = JobSeen(
     ENV,
     "n1",
     None,
+)
+
+ACTION = Action(
+    *("k", "", "llm", "i1", "worker_crash", 1, "approve", RULE.hook, "waiting", 0.0, 0.0)
 )
 
 
@@ -69,3 +73,29 @@ def test_a_look_tells_the_newest_checkpoint_and_the_one_before():
 
     assert kept.runs.runs[run].checkpoint == two
     assert kept.runs.older[run] == one
+
+
+def test_the_code_of_running_jobs_that_a_job_hook_may_repeat_is_kept():
+    """Not of those that end, that no rule speaks of, that only a command starts again, or that are only watched."""
+
+    def kept(rule, **job):
+        return resuming(rule, seen=[replace(JOB, **job)]).packages()
+
+    assert kept(RULE) == (ENV,)
+    assert kept(replace(RULE, mode="approve")) == (ENV,)
+    assert kept(RULE, status="PENDING") == ()
+    assert kept(RULE, status="FAILED") == ()
+    assert kept(replace(RULE, run="bert")) == ()
+    assert kept(replace(RULE, mode="observe")) == ()
+    assert kept(replace(RULE, hook=Hook("command"))) == ()
+
+
+def test_the_code_of_a_job_that_waits_for_its_resume_is_kept():
+    """An approval may take days."""
+    failed = replace(JOB, status="FAILED", ended_at=9.0)
+    kept = resuming(RULE, seen=[JOB, failed])
+    assert kept.packages() == ()
+    kept.ledger = {"k": replace(ACTION, run=next(iter(kept.runs.runs)), state="awaiting_approval")}
+    assert kept.packages() == (ENV,)
+    kept.ledger = {"k": replace(kept.ledger["k"], state="succeeded")}
+    assert kept.packages() == ()
