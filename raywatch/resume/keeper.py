@@ -23,6 +23,7 @@ class Keeper:
         self._store, self._clock = store, clock
         self._envs: Sequence[str] = ()
         self._next: dict[str, float] = {}
+        self._told: set[str] = set()  # that it cannot be kept
         self._pruned_at = 0.0
         self._busy = False
 
@@ -36,6 +37,7 @@ class Keeper:
         if envs != self._envs:
             wanted = dict.fromkeys(u for env in envs for u in package_uris(env))
             self._envs, self._next = envs, {u: self._next.get(u, 0.0) for u in wanted}
+            self._told &= wanted.keys()
         self._busy = True
         try:
             for uri in [u for u, at in self._next.items() if self._clock() >= at]:
@@ -48,10 +50,11 @@ class Keeper:
 
     async def _one(self, uri: str, session: Path) -> float:
         """Keep one package; return when to ask for it again."""
-        told = self._next[uri] > 0.0
         answer = await asyncio.to_thread(self._store.keep, uri, session)
-        if not told:
-            log.info("package %s", answer)
+        first, now = self._next[uri] == 0.0, self._clock()
         if isinstance(answer, Kept):
-            return self._clock() + AGAIN_S
-        return NEVER if answer.final else self._clock() + RETRY_S
+            return now + AGAIN_S
+        if (answer.final or not first) and uri not in self._told:
+            self._told.add(uri)
+            log.warning("code is not kept, its job may not be resumable: %s %s", uri, answer.reason)
+        return NEVER if answer.final else now + RETRY_S

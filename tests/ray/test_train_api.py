@@ -79,6 +79,7 @@ def test_a_run_is_seen_with_its_ranks_and_is_gone_after_its_driver(cluster, tmp_
         ]
 
     seen = asyncio.run(polled(poller, trains, 120))
+    assert {(o.state, o.detail) for o in seen if isinstance(o, EndpointHealth)} == {("up", "")}
     run = trains(seen)[-1]
     workers = run.attempts[-1].workers
     assert (run.name, run.submission_id, run.max_failures) == ("tiny", "old", 2)

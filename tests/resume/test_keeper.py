@@ -135,6 +135,18 @@ def test_a_package_is_asked_for_again_until_it_is_there_and_then_seldom(tmp_path
     assert keeping(store, clock, [(0, ("{}",)), (0, ())], tmp_path) == [0, 0]
 
 
+def test_a_package_that_is_not_there_is_a_warning_once(tmp_path, caplog):
+    """Not at once: Ray may be unpacking it."""
+    store, clock = CountingStore(tmp_path / "kept"), Clock()
+    keeping(store, clock, [(0, (ENV,))], tmp_path)
+    assert caplog.text == ""
+    keeping(store, clock, [(n * RETRY_S, (ENV,)) for n in range(5)], tmp_path)
+
+    (record,) = caplog.records
+    assert URI in record.getMessage()
+    assert "not unpacked on this node" in record.getMessage()
+
+
 def test_a_package_that_can_never_be_kept_is_asked_for_once(tmp_path):
     """Too large stays too large."""
     unpack(tmp_path)

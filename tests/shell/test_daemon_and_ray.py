@@ -1,4 +1,4 @@
-"""The daemon itself: the code of a running job is on its disk within seconds, private, and the loop stays quick."""
+"""The daemon beside a dashboard: whose code it keeps, and that an API that is off is no failure."""
 
 import json
 import stat
@@ -7,8 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from raywatch.collect.dashboard import TRAIN
 from tests.daemons import DaemonProcess, make_session, until
 from tests.resume.test_packages import unpack
+from tests.shell.test_dashboard import OFF
 
 CONFIG = """
 [ray]
@@ -26,17 +28,20 @@ JOB = {
     "entrypoint": "python train.py",
     "runtime_env": {"working_dir": "gcs://_ray_pkg_0a1b2c3d.zip"},
 }
+CONTROLLER = {"actor_id": "c1", "class_name": "TrainController", "state": "ALIVE"}
 
 
 class Dashboard(BaseHTTPRequestHandler):
-    """One running job, and nothing else."""
+    """One running job that trains, where Ray Train's state API is off and there are many actors."""
 
     def do_GET(self):
-        """Jobs; empty lists of the State API."""
-        state = {"data": {"result": {"result": [], "total": 0}}}
+        """Jobs; lists of the State API."""
+        rows = [CONTROLLER] if "actors" in self.path else []
+        state = {"data": {"result": {"result": rows, "total": 23000 if rows else 0}}}
         known = {"/api/jobs/": [JOB], "/api/version": {"session_name": "s"}}
-        body = json.dumps(known.get(self.path, state)).encode()
-        self.send_response(200)
+        off = self.path == TRAIN.path
+        body = OFF.encode() if off else json.dumps(known.get(self.path, state)).encode()
+        self.send_response(500 if off else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -80,3 +85,32 @@ def test_the_code_of_a_job_that_a_rule_speaks_of_is_kept(tmp_path, monkeypatch, 
     assert found == ([("_ray_pkg_0a1b2c3d.zip", 0o600)] if run == "llm-*" else [])
     if run == "llm-*":
         assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+
+
+def test_a_train_api_that_is_off_is_shown_and_is_no_source_that_is_down(
+    tmp_path, monkeypatch, dashboard
+):
+    """/healthz and source_up speak of what should answer; a truncated list answers, and says what it lacks."""
+    make_session(tmp_path)
+    config = tmp_path / "raywatch.toml"
+    config.write_text(CONFIG.format(port=dashboard, run="x"))
+    monkeypatch.setenv("RAYWATCH_CONFIG", str(config))
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+
+    def sources():
+        rows = json.loads(daemon.get("/api/v1/snapshot")[1])["sources"]
+        return {r["source"]: r for r in rows if r["source"] in ("train", "actors")}
+
+    try:
+        until(lambda: "train" in sources(), 20, "Ray Train was asked")
+        train, actors = sources()["train"], sources()["actors"]
+        metrics = daemon.get("/metrics")[1].decode()
+        healthy, _ = daemon.get("/healthz")
+    finally:
+        assert daemon.stop() == 0
+
+    assert (train["state"], "RAY_TRAIN_ENABLE_STATE_TRACKING" in train["detail"]) == ("off", True)
+    assert (actors["state"], actors["detail"]) == ("up", "truncated: 1 of 23000")
+    assert 'raywatch_source_up{source="actors"} 1.0' in metrics
+    assert 'source="train"' not in metrics
+    assert healthy == 200
