@@ -141,6 +141,8 @@ class Daemon:
         self._desk.reply(self._write_error)
         if sweep and self.service is not None:
             self.service.look(self._resuming.to_look_at())
+            if self._session is not None:
+                self.service.keep(self._resuming.packages(), self._session)
         self._measure(time.perf_counter() - began)
 
     def _follow_session(self) -> None:
@@ -344,7 +346,11 @@ class Daemon:
             files=self._tailer.files(),
             sources={
                 "logs": (self._session is not None, self._last_read_at),
-                **{h.name: (h.state == "up", h.at) for h in self._endpoints.values()},
+                **{
+                    h.name: (h.state == "up", h.at)
+                    for h in self._endpoints.values()
+                    if h.state != "off"  # switched off is not down
+                },
             },
             ticks=tuple(self._ticks),
             tick_seconds=self._tick_seconds,

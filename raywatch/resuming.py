@@ -12,7 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.ledger import forgettable, orphaned
 from raywatch.core.policy import ByHand, apply_outcome, decide, decide_by_hand, progress
-from raywatch.core.runs import Runs, canonical, checkpoint_seen, note, observe, restored
+from raywatch.core.preconditions import speaks_of
+from raywatch.core.runs import (
+    Runs,
+    canonical,
+    checkpoint_seen,
+    note,
+    observe,
+    restored,
+    submission_status,
+)
 from raywatch.core.tally import Restart, restarts_between
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
@@ -34,6 +43,7 @@ _RUN = TypeAdapter(Run)
 _ACTION = TypeAdapter(Action)
 _LOOKS = ("running", "restarting", "failed", "pending", "unknown")
 _DEFAULT = ResumeRule(run="", mode="observe", hook=Hook("job"))
+_UNDONE = ("suggested", "awaiting_approval", "waiting", "started")
 MAX_LOOKS = 20
 PRUNE_S = 3600.0
 
@@ -44,6 +54,7 @@ class Look:
 
     run: str
     found: Checkpoint | CheckpointProblem
+    older: Checkpoint | None = None  # the newest whole one before it
 
 
 class Resuming:
@@ -69,6 +80,7 @@ class Resuming:
         self._moves: list[tuple[Action | None, Action]] = []
         self._restarts: list[Restart] = []
         self._pruned_at = 0.0
+        self._repeating = [r for r in rules if r.hook.kind == "job" and r.mode != "observe"]
 
     def unfinished(self, now: float) -> list[Action]:
         """Settle what a crash left behind; return the actions to fire again.
@@ -92,7 +104,7 @@ class Resuming:
             self._restarts += restarts_between(before, self.runs, fact, now)
         for item in seen:
             if isinstance(item, Look):
-                self.runs = checkpoint_seen(self.runs, item.run, item.found, now)
+                self.runs = checkpoint_seen(self.runs, item.run, item.found, now, item.older)
             else:
                 self.runs = observe(self.runs, item, now)
 
@@ -174,10 +186,26 @@ class Resuming:
 
     def to_look_at(self) -> list[tuple[str, str, str]]:
         """Return (run, storage path, name) of runs whose checkpoints may have changed."""
-        live = [
-            r for r in self.runs.runs.values() if r.storage_path and r.name and r.status in _LOOKS
-        ]
-        return [(r.id, r.storage_path, r.name) for r in live[-MAX_LOOKS:]]
+        live = [r for r in self.runs.runs.values() if r.name and r.status in _LOOKS]
+        places = [(r.id, self._storage(r), r.name) for r in live]
+        return [p for p in places if p[1]][-MAX_LOOKS:]
+
+    def _storage(self, run: Run) -> str:
+        """Return the folder that holds the run's own one: what the configuration says beats what Ray Train says."""
+        named = (r.checkpoints for r in self._rules if r.checkpoints and speaks_of(r, run))
+        return next(named, run.storage_path)
+
+    def packages(self) -> tuple[str, ...]:
+        """Return the runtime_envs whose code must be kept: of jobs that run or wait to be submitted again."""
+        waiting = {canonical(self.runs, a.run) for a in self.ledger.values() if a.state in _UNDONE}
+        wanted = (r for r in self.runs.runs.values() if r.kind == "submission" and r.runtime_env)
+        kept = (
+            r.runtime_env
+            for r in wanted
+            if r.id in waiting or submission_status(self.runs, r) == "RUNNING"
+            if any(speaks_of(rule, r) for rule in self._repeating)
+        )
+        return tuple(dict.fromkeys(kept))
 
     def documents(self, before: Runs) -> Iterator[Document]:
         """Yield what changed since `before` and since the last call."""

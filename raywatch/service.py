@@ -23,9 +23,11 @@ from raywatch.collect.rayauth import Token, TokenError, find_token
 from raywatch.config import Config
 from raywatch.metrics import MetricsView, RaywatchCollector
 from raywatch.model import Action, Observation, Outcome, RaywatchError, Run
-from raywatch.resume.checkpoints import newest_whole
+from raywatch.resume.checkpoints import look
 from raywatch.resume.hooks import HookRunner
 from raywatch.resume.jobs import JobsClient
+from raywatch.resume.keeper import Keeper
+from raywatch.resume.packages import PackageStore, PutBack, put_back
 from raywatch.resuming import Look
 from raywatch.web import Api, ensure_token, make_app, port_of, serve
 
@@ -64,6 +66,8 @@ class Service(threading.Thread):
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: set[str] = set()
+        self._packages = PackageStore(config.store.parent / "packages")
+        self._keeper = Keeper(self._packages, time.time)
         self._poller = DashboardPoller(
             config.dashboard, self._token, self._observed, clock=time.time
         )
@@ -98,6 +102,10 @@ class Service(threading.Thread):
         """Read the newest checkpoint of runs; what is found comes to the inbox."""
         for run in runs:
             self._soon(partial(self._look_at, *run))
+
+    def keep(self, envs: Sequence[str], session: Path) -> None:
+        """Keep the packages of these runtime_envs while they are there."""
+        self._soon(lambda: self._spawn(self._keeper.keep(envs, session)))
 
     def _soon(self, call: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon ends
@@ -134,15 +142,17 @@ class Service(threading.Thread):
 
     async def _look(self, run: str, storage: str, name: str) -> None:
         try:
-            found = await asyncio.to_thread(newest_whole, storage, name)
-            self._tell(Look(run, found))
+            self._tell(Look(run, *await asyncio.to_thread(look, storage, name)))
         finally:
             self._looking.discard(run)
 
     async def _fire(self, action: Action, run: Run, incident_json: str) -> None:
         async with JobsClient(self._config.dashboard, self._token_text) as jobs:
-            hooks = HookRunner(jobs, time.time, self._environ)
+            hooks = HookRunner(jobs, time.time, self._environ, self._put_back)
             self._tell(await hooks.run(action, run, incident_json))
+
+    async def _put_back(self, runtime_env: str) -> PutBack:
+        return await put_back(self._packages, runtime_env, self._config.dashboard, self._token_text)
 
     def _token_text(self) -> str | None:
         token = self._token()

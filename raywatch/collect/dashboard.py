@@ -12,12 +12,16 @@ import aiohttp
 
 from raywatch.collect.rayauth import Token
 from raywatch.collect.rayjson import (
+    load,
     parse_actors,
     parse_jobs,
     parse_nodes,
+    parse_train,
     parse_version,
     parse_workers,
+    shortfall,
 )
+from raywatch.collect.trainstate import TrainGate, off_reason
 from raywatch.model import (
     ActorSeen,
     EndpointHealth,
@@ -25,6 +29,7 @@ from raywatch.model import (
     NodeSeen,
     Observation,
     SessionSeen,
+    TrainRunSeen,
     WorkerSeen,
 )
 
@@ -35,7 +40,7 @@ ALERT_EVERY_S = 1.0
 HEALTH_EVERY_S = 30.0
 TURN_S = 0.5
 BACK_OFF_S = 10.0
-Parse = Callable[[bytes, float], Sequence[Observation]]
+Parse = Callable[[object, float], Sequence[Observation]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ ENDPOINTS = (
     Endpoint("actors", "/api/v0/actors?detail=1&limit=10000", 10.0, parse_actors),
     Endpoint("workers", "/api/v0/workers?detail=1&limit=10000", 10.0, parse_workers),
 )
+TRAIN = Endpoint("train", "/api/train/v2/runs/v1", 10.0, parse_train)
 
 
 class DashboardPoller:
@@ -68,12 +74,15 @@ class DashboardPoller:
         *,
         clock: Callable[[], float],
         timeout_s: float = 10.0,
+        max_body: int = MAX_BODY,
     ) -> None:
         self._url, self._token, self._emit, self._clock = url.rstrip("/"), token, emit, clock
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._timeout, self._max_body = aiohttp.ClientTimeout(total=timeout_s), max_body
         self._asked = {e.name: 0.0 for e in ENDPOINTS}
         self._bodies: dict[str, bytes] = {}
-        self._rows: dict[str, dict[str, Observation]] = {e.name: {} for e in ENDPOINTS}
+        self._notes: dict[str, str] = {}  # what the body leaves out
+        self._rows: dict[str, dict[str, Observation]] = {}
+        self._train = TrainGate()
         self._health: dict[str, EndpointHealth] = {}
         self._alert_until = 0.0
         self._retry_at = 0.0
@@ -101,13 +110,17 @@ class DashboardPoller:
         for endpoint in self._due(self._clock()):
             self._asked[endpoint.name] = self._clock()
             health, body = await self._ask(session, endpoint)
+            rows = None
+            if body is not None:
+                health, rows = self._read(endpoint, body, health)
+            if endpoint is TRAIN:
+                self._train = self._train.answered(health, self._clock())
             seen += self._health_news(health)
             if health.state == "refused":
                 self._retry_at = self._clock() + min(BACK_OFF_S, endpoint.every_s)
                 break
-            if body is not None and body != self._bodies.get(endpoint.name):
-                self._bodies[endpoint.name] = body
-                seen += self._news(endpoint, body)
+            if rows is not None:
+                seen += self._news(endpoint, rows)
         return seen
 
     def _due(self, now: float) -> list[Endpoint]:
@@ -115,29 +128,25 @@ class DashboardPoller:
             return []
         with self._lock:
             alert = now < self._alert_until
-        return [
+        due = [
             e
             for e in ENDPOINTS
             if now - self._asked[e.name] >= (ALERT_EVERY_S if alert else e.every_s)
         ]
+        return [*due, TRAIN] if self._train.is_due(now, alert=alert) else due
 
     async def _ask(
         self, session: aiohttp.ClientSession, endpoint: Endpoint
     ) -> tuple[EndpointHealth, bytes | None]:
         token = self._token()
         headers = {"Authorization": f"Bearer {token.value}"} if token else {}
-        state, detail, body = "up", "", None
+        body = None
         try:
             async with session.get(
                 self._url + endpoint.path, headers=headers, allow_redirects=False
             ) as answer:
-                body = await answer.content.read(MAX_BODY)
-                while more := await answer.content.read(MAX_BODY - len(body)):
-                    body += more
-                if answer.status != 200:  # noqa: PLR2004 - HTTP
-                    tried = f"token tried: {token.source if token else 'none'}"
-                    state = {401: "unauthorized", 403: "forbidden"}.get(answer.status, "error")
-                    detail = f"HTTP {answer.status}; {tried}"
+                body = await _whole(answer, self._max_body)
+                state, detail = _verdict(endpoint, answer.status, body, token)
         except asyncio.TimeoutError:
             state, detail = "timeout", "it accepts and does not answer; the GCS may be gone"
         except aiohttp.ClientConnectorError as error:
@@ -148,22 +157,65 @@ class DashboardPoller:
             self._clock(), endpoint.name, state, detail
         ), body if state == "up" else None
 
+    def _read(
+        self, endpoint: Endpoint, body: bytes, up: EndpointHealth
+    ) -> tuple[EndpointHealth, Sequence[Observation] | None]:
+        """Return the rows of a body, None where it is the last one again or cannot be read."""
+        name = endpoint.name
+        if body == self._bodies.get(name):
+            return replace(up, detail=self._notes[name]), None
+        found = load(body)
+        if found is None:
+            return replace(up, state="error", detail="the answer is no JSON"), None
+        self._bodies[name], self._notes[name] = body, shortfall(found)
+        return replace(up, detail=self._notes[name]), endpoint.parse(found, up.at)
+
     def _health_news(self, health: EndpointHealth) -> list[Observation]:
         known = self._health.get(health.name)
         changed = known is None or known.state != health.state
-        if changed and (known is not None or health.state != "up"):
-            log.warning("dashboard %s is %s %s", health.name, health.state, health.detail)
+        changed = changed or (known is not None and bool(known.detail) != bool(health.detail))
+        if changed and (known is not None or health.state != "up" or health.detail):
+            level = logging.INFO if health.state == "off" else logging.WARNING
+            log.log(level, "dashboard %s is %s %s", health.name, health.state, health.detail)
         if not changed and known is not None and health.at - known.at < HEALTH_EVERY_S:
             return []
         self._health[health.name] = health
         return [health]
 
-    def _news(self, endpoint: Endpoint, body: bytes) -> list[Observation]:
-        rows = {_key(o): o for o in endpoint.parse(body, self._clock())}
-        known = self._rows[endpoint.name]
+    def _news(self, endpoint: Endpoint, seen: Sequence[Observation]) -> list[Observation]:
+        self._train = self._train.heard(seen, endpoint.name)
+        rows = {_key(o): o for o in seen}
+        known = self._rows.get(endpoint.name, {})
         news = [o for k, o in rows.items() if k not in known or _undated(known[k]) != _undated(o)]
         self._rows[endpoint.name] = rows
         return news
+
+
+def _verdict(
+    endpoint: Endpoint, status: int, body: bytes | None, token: Token | None
+) -> tuple[str, str]:
+    """Return the state of an endpoint that answered, and why."""
+    off = off_reason(status, body or b"") if endpoint is TRAIN else ""
+    if off:
+        return "off", off
+    if status != 200:  # noqa: PLR2004 - HTTP
+        tried = f"token tried: {token.source if token else 'none'}"
+        state = {401: "unauthorized", 403: "forbidden"}.get(status, "error")
+        return state, f"HTTP {status}; {tried}"
+    if body is None:  # half a list is no list: what is not in it is not gone
+        return "error", "the answer is longer than this reads"
+    return "up", ""
+
+
+async def _whole(answer: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """Return a body, None where it is longer than the limit."""
+    pieces, room = [], limit
+    while piece := await answer.content.read(room + 1):
+        pieces.append(piece)
+        room -= len(piece)
+        if room < 0:
+            return None
+    return b"".join(pieces)
 
 
 def _key(seen: Observation) -> str:
@@ -178,6 +230,8 @@ def _key(seen: Observation) -> str:
             return seen.worker_id
         case SessionSeen():
             return seen.session
+        case TrainRunSeen():
+            return seen.run_id
         case _:
             return ""
 

@@ -92,8 +92,8 @@ def admits(rule: ResumeRule, run: Run, failure: FailureClass) -> bool:
 def speaks_of(rule: ResumeRule, run: Run) -> bool:
     """Say whether a rule's `run` names this run: by name, submission, entrypoint or a label of its owner."""
     labels = [v for k, v in run.metadata.items() if not k.startswith("raywatch_")]
-    names = (run.name, *run.submissions, run.entrypoint, *labels)
-    return any(fnmatchcase(n, rule.run) for n in names if n)
+    said = (run.name, *run.submissions, run.entrypoint, *labels)
+    return any(fnmatchcase(n, rule.run) for n in said if n)
 
 
 def speaks_of_class(rule: ResumeRule, failure: FailureClass) -> bool:
@@ -259,6 +259,9 @@ def _needs_a_change(case: Case) -> Verdict | None:
 
 def _snapshot_is_corrupt(case: Case) -> Verdict | None:
     problem = case.run.checkpoint_problem
+    chooses = case.advice == "older" and case.rule.hook.kind == "command"
+    if chooses and case.run.id in case.runs.older:
+        return None
     if problem.startswith("corrupt"):
         return Verdict(
             "suggested", f"the checkpoint snapshot is corrupt; it is never rewritten: {problem}"

@@ -11,6 +11,7 @@ from raywatch.model import Fact, Rank, Run, RunStatus, TrainRunSeen
 
 MAX_SIZES = 32
 _MEMBER = re.compile(r"pid=(\d+)\) world_rank=(\d+)")
+_WORKER_LOG = re.compile(r"ray-train-app-worker-([0-9a-f]{56})\.log$")
 _STATE: Mapping[str, RunStatus] = {
     "RUNNING": "running",
     "PREEMPTING": "running",  # it trains on until the deadline
@@ -190,10 +191,17 @@ def ranks_of(seen: TrainRunSeen, run: Run) -> tuple[Rank, ...]:
             node_id=w.node_id,
             pid=w.pid,
             actor_id=w.actor_id,
-            worker_id=known[w.actor_id].worker_id if w.actor_id in known else "",
+            worker_id=(known[w.actor_id].worker_id if w.actor_id in known else "")
+            or _worker_of(w.log_file),
         )
         for w in sorted(newest.workers, key=lambda w: w.world_rank)
     )
+
+
+def _worker_of(log_file: str) -> str:
+    """A rank's log is named by its worker; no row of the API names it."""
+    found = _WORKER_LOG.search(log_file)
+    return found[1] if found else ""
 
 
 def _path(fact: Fact) -> str:

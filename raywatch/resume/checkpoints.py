@@ -7,10 +7,12 @@ newest folder on the disk is often an orphan (reference/train.md, trap 7). v1 ke
 from __future__ import annotations
 
 import json
-import math
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from raywatch.model import Checkpoint, CheckpointProblem
 
@@ -20,58 +22,97 @@ TRY_PAUSE_S = 0.05
 STEP_KEYS = ("global_step", "step", "training_iteration", "iteration", "epoch")
 _ZIP_START, _ZIP_END, _ZIP_TAIL = b"PK\x03\x04", b"PK\x05\x06", 65_557
 _TORCH = (".pt", ".pth", ".ckpt", ".bin")
+_INDEX = (".safetensors.index.json", ".bin.index.json")
+_FOLDER = re.compile(r"[^/\0]{1,255}")
+_HUGE = 1e308  # keeps nan, inf and integers without end out
+MAX_JSON = 16 << 20  # a larger one is believed
+MAX_PROVED = 20_000  # files
+
+
+class Found(NamedTuple):
+    """The checkpoint to go on from, or what is wrong with it, and the newest whole one before it."""
+
+    newest: Checkpoint | CheckpointProblem
+    older: Checkpoint | None = None
 
 
 def newest_whole(
     storage_path: str, run_name: str, *, pause: Callable[[float], None] = time.sleep
 ) -> Checkpoint | CheckpointProblem:
-    """Return the checkpoint that Ray Train would resume from, if it is whole; else what is wrong. Never raises.
+    """Return the checkpoint that Ray Train would resume from, if it is whole; else what is wrong. Never raises."""
+    return look(storage_path, run_name, pause=pause).newest
 
-    Reads every torch file's end and every file's head; takes seconds on a slow disk.
+
+def look(storage_path: str, run_name: str, *, pause: Callable[[float], None] = time.sleep) -> Found:
+    """Return the checkpoint that Ray Train would resume from, and the one before it. Never raises.
+
+    Reads every torch file's end, every file's head and every small JSON file, once as long as they do not change;
+    takes seconds on a slow disk.
     """
     if "://" in storage_path and not storage_path.startswith("file://"):
-        return CheckpointProblem("remote", f"{storage_path} is object storage")
-    folder = Path(storage_path.removeprefix("file://")).expanduser() / run_name
+        return Found(CheckpointProblem("remote", f"{storage_path} is object storage"))
     try:
+        folder = Path(storage_path.removeprefix("file://")).expanduser() / run_name
         if (folder / SNAPSHOT).exists():
             return _of_v2(folder, pause)
         trials = sorted(folder.glob("*/result.json"), key=lambda p: p.stat().st_mtime)
-        return (
-            _of_v1(trials[-1])
-            if trials
-            else CheckpointProblem("missing", f"no snapshot in {folder}")
-        )
-    except OSError as error:
-        return CheckpointProblem("unreadable", str(error))
+        if trials:
+            return _of_v1(trials[-1])
+        return Found(CheckpointProblem("missing", f"no snapshot in {folder}"))
+    # RuntimeError: ~nobody, a hostile depth; OverflowError: a hostile number; ValueError: a NUL in a path
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:
+        return Found(CheckpointProblem("unreadable", str(error)))
 
 
-def _of_v2(folder: Path, pause: Callable[[float], None]) -> Checkpoint | CheckpointProblem:
+def _of_v2(folder: Path, pause: Callable[[float], None]) -> Found:
     path = folder / SNAPSHOT
     snapshot = _parsed(path, pause)
     if snapshot is None:
-        return CheckpointProblem(
-            "torn", f"{path} is no JSON, read {TRIES} times; it is not rewritten by itself"
+        return Found(
+            CheckpointProblem(
+                "torn", f"{path} is no JSON, read {TRIES} times; it is not rewritten by itself"
+            )
         )
     latest = snapshot.get("latest_checkpoint_result")
     if not isinstance(latest, dict):
-        return CheckpointProblem("missing", f"{path} lists no checkpoint yet")
-    results = snapshot.get("checkpoint_results")
-    listed = [r for r in results if isinstance(r, dict)] if isinstance(results, list) else []
+        return Found(CheckpointProblem("missing", f"{path} lists no checkpoint yet"))
+    at = path.stat().st_mtime
+    before = (r for r in _before(snapshot, latest) if _fault(folder, r) is None)
+    row = next(before, None)
+    older = _checkpoint(folder, row, at, "listed in the snapshot") if row else None
     fault = _fault(folder, latest)
     if fault is None:
-        return _checkpoint(
-            folder, latest, path.stat().st_mtime, "listed as the latest in the snapshot"
-        )
-    older = next((r for r in reversed(listed) if r != latest and _fault(folder, r) is None), None)
-    hint = f"; {older['checkpoint_dir_name']} before it is whole" if older else ""
-    return CheckpointProblem("corrupt", fault + hint)
+        return Found(_checkpoint(folder, latest, at, "listed as the latest in the snapshot"), older)
+    hint = f"; {Path(older.path).name} before it is whole" if older else ""
+    return Found(CheckpointProblem("corrupt", fault + hint), older)
+
+
+def _before(
+    snapshot: Mapping[str, object], latest: Mapping[str, object]
+) -> list[Mapping[str, object]]:
+    """Return what was registered before the latest, newest first.
+
+    The list itself may be sorted by score; report indices count as registered (Ray 2.55 and later).
+    """
+    results, indices = snapshot.get("checkpoint_results"), snapshot.get("checkpoint_report_indices")
+    listed = results if isinstance(results, list) else []
+    known = isinstance(indices, list) and len(indices) == len(listed)
+    order = (
+        [i for i in indices if isinstance(i, int)] if known and isinstance(indices, list) else []
+    )
+    if len(order) != len(listed):
+        order = list(range(len(listed)))
+    ranked = sorted(zip(order, listed, strict=True), key=lambda pair: pair[0], reverse=True)
+    name = latest.get("checkpoint_dir_name")
+    rows = [r for _, r in ranked if isinstance(r, dict)]
+    return [r for r in rows if r.get("checkpoint_dir_name") != name]
 
 
 def _parsed(path: Path, pause: Callable[[float], None]) -> dict[str, object] | None:
     for turn in range(TRIES):
         try:
             found = json.loads(path.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             if turn + 1 < TRIES:
                 pause(TRY_PAUSE_S)
             continue
@@ -79,23 +120,30 @@ def _parsed(path: Path, pause: Callable[[float], None]) -> dict[str, object] | N
     return None
 
 
-def _of_v1(results: Path) -> Checkpoint | CheckpointProblem:
-    rows = list(_rows(results))
-    kept = [r for r in rows if r.get("checkpoint_dir_name")]
-    for row in reversed(kept):
-        named = {"checkpoint_dir_name": row["checkpoint_dir_name"], "metrics": row}
-        if _fault(results.parent, named) is None:
-            return _checkpoint(
-                results.parent, named, results.stat().st_mtime, f"listed in {results.name}"
-            )
-    return CheckpointProblem("missing", f"{results} names no checkpoint that is whole")
+def _of_v1(results: Path) -> Found:
+    folder, at = results.parent, results.stat().st_mtime
+    named = [
+        {"checkpoint_dir_name": row["checkpoint_dir_name"], "metrics": row}
+        for row in _rows(results)
+        if row.get("checkpoint_dir_name")
+    ]
+    whole = (
+        _checkpoint(folder, row, at, f"listed in {results.name}")
+        for row in reversed(named)
+        if _fault(folder, row) is None
+    )
+    newest = next(whole, None)
+    if newest is None:
+        problem = f"{results} names no checkpoint that is whole"
+        return Found(CheckpointProblem("missing", problem))
+    return Found(newest, next(whole, None))
 
 
 def _rows(path: Path) -> Iterator[dict[str, object]]:
     for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)
-        except ValueError:  # the last line may still be written
+        except (ValueError, RecursionError):  # the last line may still be written
             continue
         if isinstance(row, dict):
             yield row
@@ -104,28 +152,74 @@ def _rows(path: Path) -> Iterator[dict[str, object]]:
 def _fault(folder: Path, result: Mapping[str, object]) -> str | None:
     """Return what is wrong with a checkpoint's folder, None if nothing is."""
     name = result.get("checkpoint_dir_name")
-    if not isinstance(name, str) or not name or "/" in name or name in (".", ".."):
-        return f"{folder}: {name!r} is no folder name"
+    if not isinstance(name, str) or not _FOLDER.fullmatch(name) or name in (".", ".."):
+        return f"{folder}: {str(name)[:200]!r} is no folder name"
     path = folder / name
     if not path.is_dir():
         return f"{path} is not there"
     files = [p for p in path.rglob("*") if p.is_file()]
     if not files:
         return f"{path} is empty"
-    return next((f"{p}: {why}" for p in files if (why := _file_fault(p))), None)
+    found = (f"{p}: {why}" for p in files if (why := _file_fault(p)))
+    return next(found, None) or _parts_fault(files)
+
+
+def _parts_fault(files: Sequence[Path]) -> str | None:
+    """torch.distributed.checkpoint writes `.metadata` last: shards without it are half a checkpoint."""
+    for shard in files:
+        if shard.suffix == ".distcp" and not (shard.parent / ".metadata").is_file():
+            return f"{shard.parent} has shards and no .metadata"
+    return None
 
 
 def _file_fault(path: Path) -> str | None:
-    size = path.stat().st_size
+    seen = path.stat()
+    if path.name.endswith(_INDEX):  # says of other files what may change with them
+        return _index_fault(path)
+    return _content_fault(str(path), seen.st_size, seen.st_mtime_ns, seen.st_ino)
+
+
+@lru_cache(maxsize=MAX_PROVED)
+def _content_fault(name: str, size: int, _changed_ns: int, _inode: int) -> str | None:
+    """Read a file once as long as it stays what it is: a run is looked at every few seconds."""
+    path = Path(name)
     with path.open("rb") as stream:
         head = stream.read(8)
-        if path.suffix in _TORCH and not size:
+        if path.suffix in (*_TORCH, ".json", ".distcp") and not size:
             return "has no bytes"
         if head.startswith(_ZIP_START):
             stream.seek(max(0, size - _ZIP_TAIL))
             return None if _ZIP_END in stream.read() else "is cut: no end of the zip archive"
     if path.suffix == ".safetensors":
         return _safetensors_fault(path, size)
+    return _json_fault(path, size) if path.suffix == ".json" else None
+
+
+def _json_fault(path: Path, size: int) -> str | None:
+    if size > MAX_JSON:
+        return None
+    try:
+        json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        # Several documents in one file are no cut one.
+        return None if error.msg == "Extra data" else f"is cut or no JSON: {error}"
+    except (ValueError, RecursionError) as error:
+        return f"cannot be read: {error}"[:200]
+    return None
+
+
+def _index_fault(path: Path) -> str | None:
+    """A sharded checkpoint (Hugging Face) lists its files."""
+    try:
+        index = json.loads(path.read_bytes())
+        files = set(index["weight_map"].values())
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return "is an index that cannot be read"
+    for name in sorted(map(str, files)):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"names {name[:200]!r}, outside of the checkpoint"
+        if not (path.parent / name).is_file():
+            return f"names {name[:200]!r}, which is not there"
     return None
 
 
@@ -137,13 +231,10 @@ def _safetensors_fault(path: Path, size: int) -> str | None:
         try:
             tensors = json.loads(stream.read(length))
             ends = [t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            whole = max(ends, default=0) + 8 + length <= size
+        except (ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError):
             return "has a header that cannot be read"
-    return (
-        None
-        if max(ends, default=0) + 8 + length <= size
-        else "is cut: a tensor ends behind the file"
-    )
+    return None if whole else "is cut: a tensor ends behind the file"
 
 
 def _checkpoint(folder: Path, result: Mapping[str, object], at: float, checked: str) -> Checkpoint:
@@ -151,7 +242,7 @@ def _checkpoint(folder: Path, result: Mapping[str, object], at: float, checked: 
     metrics = {
         str(k): float(v)
         for k, v in (given.items() if isinstance(given, dict) else ())
-        if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+        if isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < _HUGE
     }
     step = next((int(metrics[k]) for k in STEP_KEYS if k in metrics), None)
     path = folder / str(result["checkpoint_dir_name"])

@@ -10,15 +10,16 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal
 
 from raywatch.model import Action, Outcome, Run
 from raywatch.resume.jobs import Job, JobsClient, Submission, Unreadable
+from raywatch.resume.packages import PutBack
+from raywatch.resume.preflight import preflight
 
 OUTPUT_LIMIT = 16_384  # bytes of a hook's output that are kept: the last ones
 GRACE_S = 5.0  # between SIGTERM and SIGKILL of a hook that ran too long
-ACTIVE = frozenset(["PENDING", "RUNNING"])
 State = Literal["succeeded", "failed", "timed_out", "interrupted", "refused", "deferred"]
 
 
@@ -26,14 +27,20 @@ class HookRunner:
     """Runs actions, one outcome each. `jobs` is None where no dashboard is known."""
 
     def __init__(
-        self, jobs: JobsClient | None, clock: Callable[[], float], environ: Mapping[str, str]
+        self,
+        jobs: JobsClient | None,
+        clock: Callable[[], float],
+        environ: Mapping[str, str],
+        put_back: Callable[[str], Awaitable[PutBack]] | None = None,
     ) -> None:
+        """`put_back` gives Ray the packages of a runtime_env again that it dropped."""
         self._jobs, self._clock, self._environ = jobs, clock, environ
+        self._put_back = put_back
 
     async def run(self, action: Action, run: Run, incident_json: str) -> Outcome:
         """Run the action's hook. Raises nothing but cancellation, after the hook's processes were killed."""
         try:
-            blocked = await self._preflight(action, run)
+            blocked = await self._may_start(action, run)
             if blocked is not None:
                 return blocked
             if action.hook.kind == "job":
@@ -47,49 +54,9 @@ class HookRunner:
     ) -> Outcome:
         return Outcome(action.key, state, self._clock(), detail, output, job)
 
-    # --- may it start? ---
-
-    async def _preflight(self, action: Action, run: Run) -> Outcome | None:
-        if not action.old_submission:
-            if action.hook.kind == "job":
-                return self._outcome(action, "refused", "no submission to repeat")
-            return None  # a driver started by hand: what Ray says of it is no truth
-        if self._jobs is None:
-            return self._outcome(action, "deferred", "no dashboard to read the old job from")
-        old = await self._jobs.job(action.old_submission)
-        if isinstance(old, Unreadable):
-            return self._outcome(
-                action, "deferred", f"old job unreadable: {old.kind}: {old.detail}"[:500]
-            )
-        if old.status in ACTIVE:
-            return self._outcome(
-                action, "deferred", f"old job {action.old_submission} is {old.status}"
-            )
-        if old.status != "FAILED":
-            return self._outcome(
-                action, "refused", f"old job {action.old_submission} is {old.status}"
-            )
-        return await self._others(action, run, old)
-
-    async def _others(self, action: Action, run: Run, old: Job) -> Outcome | None:
-        if self._jobs is None:
-            return None
-        jobs = await self._jobs.jobs()
-        if isinstance(jobs, Unreadable):
-            return self._outcome(action, "deferred", f"jobs unreadable: {jobs.kind}")
-        rival = next((j for j in jobs if _is_rival(j, action, run, old)), None)
-        if rival is not None:
-            name = rival.submission_id or rival.job_id
-            return self._outcome(
-                action, "deferred", f"job {name} does the same work and is {rival.status}"
-            )
-        for job_id in filter(None, {old.job_id, action.old_job}):
-            alive = await self._jobs.living_actors(job_id)
-            if isinstance(alive, Unreadable):
-                return self._outcome(action, "deferred", f"actors unreadable: {alive.kind}")
-            if alive:
-                return self._outcome(action, "deferred", f"{alive} actors of the old job live")
-        return None
+    async def _may_start(self, action: Action, run: Run) -> Outcome | None:
+        blocked = await preflight(self._jobs, action, run)
+        return self._outcome(action, *blocked) if blocked is not None else None
 
     # --- job ---
 
@@ -99,6 +66,9 @@ class HookRunner:
         old = await self._jobs.job(action.old_submission)
         if isinstance(old, Unreadable):
             return self._outcome(action, "deferred", f"old job unreadable: {old.kind}")
+        blocked = await self._packages(action, run, old)
+        if blocked is not None:
+            return blocked
         answer = await self._jobs.submit(
             Submission(
                 submission_id=action.key,
@@ -113,6 +83,20 @@ class HookRunner:
         return await self._read_back(
             action, "it exists" if answer == "exists" else f"submit: {answer}"
         )
+
+    async def _packages(self, action: Action, run: Run, old: Job) -> Outcome | None:
+        """See that Ray has the job's code; putting it back takes its time, so the rest is asked again."""
+        if self._put_back is None:
+            return None
+        back = await self._put_back(old.runtime_env)
+        if back.state == "missing":
+            known = await self._jobs.job(action.key) if self._jobs is not None else None
+            if isinstance(known, Job):  # submitted before the daemon was killed
+                return await self._read_back(action, "it exists")
+            return self._outcome(action, "refused", f"not resumable: {back.detail}"[:500])
+        if back.state == "unknown":
+            return self._outcome(action, "deferred", f"packages: {back.detail}"[:500])
+        return await self._may_start(action, run) if back.state == "restored" else None
 
     async def _read_back(self, action: Action, why: str) -> Outcome:
         """A submission that was cut, or that exists: only the job itself says whether it is ours."""
@@ -134,6 +118,7 @@ class HookRunner:
         document = json.dumps(
             {
                 "action": action.key,
+                "hook": action.hook.name,
                 "run": run.name or run.id,
                 "class": action.class_id,
                 "attempt": action.attempt,
@@ -169,13 +154,6 @@ class HookRunner:
         return self._outcome(
             action, "failed" if code else "succeeded", f"exit code {code}", tail.text()
         )
-
-
-def _is_rival(job: Job, action: Action, run: Run, old: Job) -> bool:
-    if job.status not in ACTIVE or job.submission_id == action.key:
-        return False
-    ours = job.metadata.get("raywatch_run") in (run.id, action.run)
-    return ours or (job.entrypoint == old.entrypoint and job.runtime_env == old.runtime_env)
 
 
 def _marks(action: Action, run: Run) -> dict[str, str]:

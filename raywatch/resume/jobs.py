@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
+from urllib.parse import quote
 
 import aiohttp
 
 MAX_BODY = 64 << 20
+MAX_ROWS = 10_000  # that the State API gives in one answer, and reads from its source
+_UNSET_MS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,28 @@ class Job:
     entrypoint: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     runtime_env: str = "{}"  # JSON
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """An actor of a job, as far as it tells who is left."""
+
+    state: str
+    node_id: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker or driver process that Ray has as alive."""
+
+    worker_id: str
+    kind: str  # WORKER | DRIVER | ...
+    node_id: str
+    pid: int
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +106,56 @@ class JobsClient:
 
     async def job(self, submission_id: str) -> Job | Unreadable:
         """Read one job."""
-        body = await self._ask("GET", f"/api/jobs/{submission_id}")
+        body = await self._ask("GET", f"/api/jobs/{quote(submission_id, safe='')}")
         return body if isinstance(body, Unreadable) else _job(body)
 
-    async def living_actors(self, job_id: str) -> int | Unreadable:
-        """Count the actors of a job that are not dead. Detached ones outlive every job and hold no rank."""
-        query = (
-            f"?detail=1&limit=10000&filter_keys=job_id&filter_predicates=%3D&filter_values={job_id}"
-        )
-        body = await self._ask("GET", f"/api/v0/actors{query}")
+    async def actors(self, job_id: str) -> tuple[Actor, ...] | Unreadable:
+        """List the actors of a job, also dead ones. Detached ones outlive every job and hold no rank."""
+        rows = await self._state("actors", f"&detail=1{_filter('job_id', job_id)}")
+        if isinstance(rows, Unreadable):
+            return rows
+        try:
+            mine = [r for r in rows if r["job_id"] == job_id and not r.get("is_detached")]
+            return tuple(
+                Actor(str(r["state"]), _text(r, "node_id"), _number(r, "pid")) for r in mine
+            )
+        except KeyError as error:
+            return Unreadable("error", f"an actor without {error}")
+
+    async def living_workers(self) -> tuple[Worker, ...] | Unreadable:
+        """List the processes that Ray has as alive; on a node that is dead this means nothing."""
+        rows = await self._state("workers", f"&detail=1{_filter('is_alive', 'True')}")
+        if isinstance(rows, Unreadable):
+            return rows
+        try:
+            return tuple(_worker(r) for r in rows if r["is_alive"] is not False)
+        except KeyError as error:
+            return Unreadable("error", f"a worker without {error}")
+
+    async def living_nodes(self) -> frozenset[str] | Unreadable:
+        """Return the ids of the nodes that Ray does not have as dead."""
+        rows = await self._state("nodes", "")
+        if isinstance(rows, Unreadable):
+            return rows
+        try:
+            return frozenset(_text(r, "node_id") for r in rows if r["state"] != "DEAD")
+        except KeyError as error:
+            return Unreadable("error", f"a node without {error}")
+
+    async def _state(self, what: str, query: str) -> list[dict[str, object]] | Unreadable:
+        """Read a list of the State API; a part of one is no list."""
+        body = await self._ask("GET", f"/api/v0/{what}?limit={MAX_ROWS}{query}")
         if isinstance(body, Unreadable):
             return body
         try:
-            rows = body["data"]["result"]["result"]  # type: ignore[index] # a wrong shape is caught
-            held = [r for r in rows if r["job_id"] == job_id and not r.get("is_detached")]
-            return sum(1 for r in held if r["state"] != "DEAD")
-        except (KeyError, TypeError, AttributeError):
-            return Unreadable("error", "no list of actors")
+            told = body["data"]["result"]  # type: ignore[index] # a wrong shape is caught
+            rows = list(told["result"])
+            if not all(isinstance(r, dict) for r in rows):
+                return Unreadable("error", f"no list of {what}")
+            cut = _cut(len(rows), told)
+        except (KeyError, TypeError, ValueError):
+            return Unreadable("error", f"no list of {what}")
+        return Unreadable("error", cut) if cut else rows
 
     async def submit(self, submission: Submission) -> Literal["created", "exists"] | Unreadable:
         """Submit a job. A second one with the same submission_id is refused by Ray itself: `exists`."""
@@ -123,14 +181,29 @@ class JobsClient:
             async with self._session.request(
                 method, self._url + path, json=body, headers=headers, allow_redirects=False
             ) as answer:
-                raw = await answer.content.read(MAX_BODY)
+                raw = await _whole(answer)
         except asyncio.TimeoutError:
             return Unreadable("timeout", f"no answer from {self._url} in time; the GCS may be gone")
         except aiohttp.ClientConnectorError as error:
             return Unreadable("refused", str(error))
         except aiohttp.ClientError as error:
             return Unreadable("error", f"{type(error).__name__}: {error}")
-        return _read(answer.status, raw)
+        return (
+            Unreadable("error", "the answer is too long")
+            if raw is None
+            else _read(answer.status, raw)
+        )
+
+
+async def _whole(answer: aiohttp.ClientResponse) -> bytes | None:
+    """Return a body, None where it is longer than MAX_BODY. One `read(n)` gives what has come, not all."""
+    pieces, room = [], MAX_BODY
+    while piece := await answer.content.read(room + 1):
+        pieces.append(piece)
+        room -= len(piece)
+        if room < 0:
+            return None
+    return b"".join(pieces)
 
 
 def _read(status: int, raw: bytes) -> object | Unreadable:
@@ -148,6 +221,43 @@ def _read(status: int, raw: bytes) -> object | Unreadable:
         return Unreadable("error", "the answer is no JSON")
 
 
+def _filter(key: str, value: str) -> str:
+    return f"&filter_keys={key}&filter_predicates=%3D&filter_values={quote(value)}"
+
+
+def _cut(shown: int, told: dict[str, object]) -> str:
+    """Say what a list leaves out. `total` counts before any filter, the other numbers partly behind it."""
+    read, total = _number(told, "num_after_truncation"), _number(told, "total")
+    if MAX_ROWS <= read < total or shown < _number(told, "num_filtered"):
+        return f"truncated: {shown} of {total}"
+    return _text(told, "partial_failure_warning")[:300]
+
+
+def _text(row: Mapping[str, object], key: str) -> str:
+    value = row.get(key)
+    return "" if value is None else str(value)
+
+
+def _number(row: Mapping[str, object], key: str) -> int:
+    found = _text(row, key)
+    return int(found) if found.isascii() and found.isdigit() and len(found) < 20 else 0  # noqa: PLR2004 - 64 bits
+
+
+def _time(row: Mapping[str, object], key: str) -> float | None:
+    ms = _number(row, key)
+    return ms / 1000 if 0 < ms < _UNSET_MS else None
+
+
+def _worker(row: Mapping[str, object]) -> Worker:
+    return Worker(
+        worker_id=_text(row, "worker_id"),
+        kind=_text(row, "worker_type"),
+        node_id=_text(row, "node_id"),
+        pid=_number(row, "pid"),
+        started_at=_time(row, "start_time_ms"),
+    )
+
+
 def _job(row: object) -> Job:
     known = row if isinstance(row, dict) else {}
     metadata = known.get("metadata")
@@ -160,4 +270,6 @@ def _job(row: object) -> Job:
         if isinstance(metadata, dict)
         else {},
         runtime_env=json.dumps(known.get("runtime_env") or {}),
+        started_at=_time(known, "start_time"),
+        ended_at=_time(known, "end_time"),
     )

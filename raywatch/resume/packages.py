@@ -11,6 +11,7 @@ Ray never compares a package with the hash in its name, so a zip made anew serve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import aiohttp
 
@@ -110,13 +111,20 @@ class PackageStore:
         except (OSError, ValueError, zipfile.LargeZipFile) as error:
             return NotKept(uri, f"cannot be copied: {error}")
 
-    def read(self, uri: str) -> bytes | None:
-        """Return the zip of a package that is kept, None if it is not."""
+    def open(self, uri: str) -> BinaryIO | None:
+        """Open the zip of a package that is kept, None if it is not. The caller closes it."""
         name = _name_of(uri)
         try:
-            return (self._folder / name).read_bytes() if name else None
+            return (self._folder / name).open("rb") if name else None
         except OSError:
             return None
+
+    def forget(self, before: float) -> None:
+        """Remove the packages that nobody asked to keep since `before` (unix seconds). Never raises."""
+        for path in self._folder.glob("_ray_pkg_*.zip"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
     def _copy(self, uri: str, target: Path, session: Path) -> Kept | NotKept:
         place = _unpacked(session, target.name)
@@ -271,10 +279,11 @@ class _Api:
             return PutBack("present")
         if there is not False:
             return PutBack("unknown", f"{uri}: {there}")
-        data = await asyncio.to_thread(store.read, uri)
-        if data is None:
+        source = await asyncio.to_thread(store.open, uri)
+        if source is None:
             return PutBack("missing", f"Ray dropped {uri} and no copy of it was kept")
-        sent = await self._ask("PUT", name, data)
+        with source:  # aiohttp reads it in a thread, piece by piece
+            sent = await self._ask("PUT", name, source)
         if sent is not True:
             return PutBack("unknown", f"{uri} was not taken: {sent}")
         there = await self._ask("GET", name)  # believe Ray, not the upload; and pin it
@@ -284,7 +293,7 @@ class _Api:
             else PutBack("unknown", f"{uri} was put back and is not there")
         )
 
-    async def _ask(self, method: str, name: str, data: bytes | None = None) -> bool | str:
+    async def _ask(self, method: str, name: str, data: BinaryIO | None = None) -> bool | str:
         """Return whether it is there, or why that is not known."""
         token = self.token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -106,6 +106,19 @@ def test_5_older_needs_a_hook_that_can_choose():
     assert Desk(BY_COMMAND).decide(failed(), caused("nan_loss")) == ["suggested"]
 
 
+def test_5_older_is_known_from_the_disk_and_goes_on_though_the_newest_is_cut():
+    """The newest folder alone is corrupt: what the hook gets is the one before it."""
+    four = replace(NINE, path="/s/exp/c4", step=4)
+    cut = CheckpointProblem("corrupt", "state.pt: is cut")
+    runs = checkpoint_seen(failed(), S1, cut, 100.0, four)
+    desk = Desk(BY_COMMAND)
+
+    assert desk.decide(runs, caused("checkpoint_corrupt")) == ["started"]
+    assert desk.last.checkpoint == four
+    assert Desk().decide(runs, caused("checkpoint_corrupt")) == ["suggested"]
+    assert Desk(BY_COMMAND).decide(runs) == ["suggested"]  # another class begins at the newest
+
+
 def test_5_changed_is_for_a_person_until_a_rule_says_that_it_was():
     named = replace(RULE, classes=("cuda_oom",))
     desk = Desk()

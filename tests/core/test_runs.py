@@ -390,6 +390,16 @@ def test_ranks_whose_logs_are_on_other_nodes_are_known_by_their_actors():
     assert ranks_left(runs, only(runs)) == ("rank 0", "rank 1", "actor x9")
 
 
+def test_the_worker_of_a_rank_is_known_by_its_log_of_the_api():
+    """No row names it; what the logs themselves told is the same."""
+    group = attempt(actors=("x0", "x1"))
+    logs = (f"/l/train/ray-train-app-worker-{'a' * 56}.log", "/l/else.log")
+    workers = tuple(replace(w, log_file=f) for w, f in zip(group.workers, logs, strict=True))
+    run = only(history(driver(at=1), train_run(9, attempts=(replace(group, workers=workers),))))
+
+    assert [r.worker_id for r in run.ranks] == ["a" * 56, ""]
+
+
 def test_checkpoints_are_remembered_with_the_one_before():
     one, two = (Checkpoint(f"/s/exp/c{n}", n, whole=True, checked="", at=n) for n in (1, 2))
     runs = history(job(at=1))
@@ -402,6 +412,20 @@ def test_checkpoints_are_remembered_with_the_one_before():
     assert only(bad).checkpoint == two
     assert only(checkpoint_seen(bad, S1, two, 7.0)).checkpoint_problem == ""
     assert checkpoint_seen(runs, "nobody", two, 7.0) is runs
+
+
+def test_the_disk_knows_better_which_checkpoint_is_before_the_newest():
+    """From the first look on; also where the newest is not whole; and that there is none any more."""
+    one, two, three = (
+        Checkpoint(f"/s/exp/c{n}", n, whole=True, checked="", at=n) for n in (1, 2, 3)
+    )
+    runs = checkpoint_seen(history(job(at=1)), S1, two, 5.0, one)
+    bad = checkpoint_seen(runs, S1, CheckpointProblem("corrupt", "cut"), 6.0, two)
+    torn = checkpoint_seen(runs, S1, CheckpointProblem("torn", "half"), 6.0, None)
+
+    assert (runs.older[S1], bad.older[S1], torn.older[S1]) == (one, two, one)
+    assert checkpoint_seen(runs, S1, two, 5.0, one) is runs
+    assert checkpoint_seen(runs, S1, three, 6.0, None).older == {}
 
 
 # --- who is hurt -----------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ import pytest
 from raywatch.model import Action, Hook, Run
 from raywatch.resume.hooks import HookRunner
 from raywatch.resume.jobs import JobsClient
-from raywatch.resume.packages import Kept, PackageStore, put_back
+from raywatch.resume.keeper import Keeper
+from raywatch.resume.packages import PackageStore, PutBack, put_back
 from tests.daemons import until
 from tests.ray.cluster import CLUSTER_MARK, NODE_MARK, family, start_head, still
 
@@ -90,6 +91,7 @@ def test_a_failed_job_goes_on_once_though_ray_dropped_its_code(cluster, tmp_path
     """Kept while it ran, dropped by Ray after it failed, put back, and submitted once by five firings."""
     gate = tmp_path / "gate"
     store = PackageStore(tmp_path / "kept")
+    keeper = Keeper(store, time.time)
     upload(cluster)
     env = {"working_dir": f"gcs://{NAME}", "env_vars": {"COLOUR": "red"}}
     cluster.ask(
@@ -102,8 +104,8 @@ def test_a_failed_job_goes_on_once_though_ray_dropped_its_code(cluster, tmp_path
         },
     )
     until(lambda: "made of bricks" in cluster.job_log("old"), 60, "it runs")
-    kept = store.keep(f"gcs://{NAME}", cluster.session)
-    assert isinstance(kept, Kept)
+    shown = json.dumps(cluster.job("old")["runtime_env"])
+    asyncio.run(keeper.keep((shown,), cluster.session))
     action = Action(
         key="raywatch-hook-1-00ff",
         run="old",
@@ -119,9 +121,15 @@ def test_a_failed_job_goes_on_once_though_ray_dropped_its_code(cluster, tmp_path
         old_submission="old",
     )
 
+    backs: list[PutBack] = []
+
+    async def back(runtime_env):
+        backs.append(await put_back(store, runtime_env, cluster.dashboard, lambda: None))
+        return backs[-1]
+
     async def fire(times):
         async with JobsClient(cluster.dashboard, lambda: None) as jobs:
-            hooks = HookRunner(jobs, time.time, os.environ)
+            hooks = HookRunner(jobs, time.time, os.environ, back)
             run = Run("old", submissions=("old",))
             return await asyncio.gather(*(hooks.run(action, run, "{}") for _ in range(times)))
 
@@ -132,11 +140,11 @@ def test_a_failed_job_goes_on_once_though_ray_dropped_its_code(cluster, tmp_path
     ended(cluster, "old", "FAILED")
     until_dropped(cluster)
     gate.unlink()
-    shown = json.dumps(cluster.job("old")["runtime_env"])
-    back = asyncio.run(put_back(store, shown, cluster.dashboard, lambda: None))
+    assert backs == []  # only a job that may start is asked for
     outcomes = asyncio.run(fire(5)) + asyncio.run(fire(1))
 
-    assert back.state == "restored"
+    assert {b.state for b in backs} <= {"restored", "present"}
+    assert "restored" in {b.state for b in backs}
     assert [o.state for o in outcomes[:5]] == ["succeeded"] * 5
     submitted = {j["submission_id"] for j in cluster.ask("/api/jobs/")}
     assert submitted - {None} == {"old", action.key}

@@ -41,6 +41,15 @@ def refused(answer) -> NotKept:
     return answer
 
 
+def read(store, uri=URI):
+    """The zip of a package that is kept."""
+    source = store.open(uri)
+    if source is None:
+        return None
+    with source:
+        return source.read()
+
+
 def names(data):
     """What a zip holds."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -77,7 +86,7 @@ def test_a_kept_package_holds_the_files_their_modes_and_empty_folders(tmp_path, 
     os.utime(folder / "train.py", (0, 0))  # older than a zip can say
     store = PackageStore(tmp_path / "kept")
     kept = store.keep(URI, tmp_path)
-    data = store.read(URI) or b""
+    data = read(store, URI) or b""
 
     assert kept == Kept(URI, len(data))
     assert names(data) == ["pkg/empty/", "run.sh", "train.py"]
@@ -110,7 +119,7 @@ def test_no_link_and_no_pipe_leads_out_of_the_package(tmp_path):
     store = PackageStore(tmp_path / "kept")
     store.keep(URI, tmp_path)
 
-    assert names(store.read(URI)) == ["train.py"]
+    assert names(read(store, URI)) == ["train.py"]
 
 
 def test_the_first_copy_stays(tmp_path):
@@ -121,7 +130,7 @@ def test_the_first_copy_stays(tmp_path):
     (folder / "written_later.bin").write_bytes(b"x" * 1000)
 
     assert store.keep(URI, tmp_path) == first
-    assert names(store.read(URI)) == ["train.py"]
+    assert names(read(store, URI)) == ["train.py"]
 
 
 def test_a_package_outlives_its_folder_and_the_daemon(tmp_path):
@@ -163,7 +172,7 @@ def test_a_name_that_ray_does_not_make_is_refused_for_good(tmp_path, uri):
     unpack(tmp_path)
     assert refused(PackageStore(tmp_path / "kept").keep(uri, tmp_path)).final
     assert not (tmp_path / "kept").exists()
-    assert PackageStore(tmp_path / "kept").read(uri) is None
+    assert read(PackageStore(tmp_path / "kept"), uri) is None
 
 
 def test_a_package_on_another_node_is_not_kept(tmp_path):
@@ -195,7 +204,7 @@ def test_the_folder_is_bounded_and_drops_what_was_not_asked_for(tmp_path):
     store.keep(uris[0], tmp_path)  # asked for again
     store.keep(uris[3], tmp_path)
 
-    assert [store.read(u) is not None for u in uris] == [True, False, True, True]
+    assert [read(store, u) is not None for u in uris] == [True, False, True, True]
 
 
 def test_a_copy_that_a_crash_cut_is_no_copy(tmp_path):
@@ -204,10 +213,10 @@ def test_a_copy_that_a_crash_cut_is_no_copy(tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "._ray_pkg_0a1b2c3d.zip.part").write_bytes(b"PK\x03\x04")
     store = PackageStore(tmp_path / "kept")
-    assert store.read(URI) is None
+    assert read(store, URI) is None
     store.keep(URI, tmp_path)
 
-    assert names(store.read(URI)) == ["train.py"]
+    assert names(read(store, URI)) == ["train.py"]
     assert len(list((tmp_path / "kept").iterdir())) == 1
 
 
@@ -219,7 +228,7 @@ def test_many_at_once_keep_one_whole_copy(tmp_path):
         answers = list(pool.map(lambda _: store.keep(URI, tmp_path), range(8)))
 
     assert len(set(answers)) == 1
-    assert len(names(store.read(URI))) == 50
+    assert len(names(read(store, URI))) == 50
 
 
 def test_a_folder_that_cannot_be_written_is_an_answer(tmp_path):
@@ -300,7 +309,7 @@ def test_a_dropped_package_is_put_back_byte_for_byte(store):
     gcs = Gcs(token="t")
 
     assert restore(gcs, store, token="t") == PutBack("restored", "1 packages")
-    assert gcs.held == {"_ray_pkg_0a1b2c3d.zip": store.read(URI)}
+    assert gcs.held == {"_ray_pkg_0a1b2c3d.zip": read(store, URI)}
     assert gcs.calls == ["GET", "PUT", "GET"]
 
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raywatch.collect import rayjson
-from raywatch.collect.dashboard import ENDPOINTS, DashboardPoller
+from raywatch.collect.dashboard import ENDPOINTS, TRAIN, DashboardPoller
 from raywatch.collect.rayauth import Token, TokenError, find_token
-from raywatch.model import EndpointHealth, JobSeen, NodeSeen
+from raywatch.model import EndpointHealth, JobSeen, NodeSeen, TrainRunSeen
 
 JOB = {
     "type": "SUBMISSION",
@@ -36,6 +36,17 @@ NODE = {
     "is_head_node": True,
 }
 
+OFF = (  # dashboard/modules/train/train_head.py of Ray 2.60
+    "Train state data is not available. Please make sure Ray Train is running and that the Train "
+    'state actor is enabled by setting the RAY_TRAIN_ENABLE_STATE_TRACKING environment variable to "1".'
+)
+RUNS = (Path(__file__).parent.parent / "api" / "2.60.0" / "train.json").read_text()
+
+
+def controller(number, how="ALIVE"):
+    """The actor that says that Ray Train runs."""
+    return {"actor_id": f"c{number}", "class_name": "TrainController", "state": how}
+
 
 def state(*rows):
     """The State API's envelope."""
@@ -51,6 +62,11 @@ class Dashboard:
         self.jobs = [dict(JOB)]
         self.asked: list[tuple[str, str]] = []
         self.hang = False
+        self.actors: list[dict[str, object]] = []
+        self.total = 0
+        self.session = "s"
+        self.train: tuple[int, str] = (500, OFF)
+        self.raw: dict[str, bytes] = {}
 
     async def answer(self, request):
         """Any path."""
@@ -59,15 +75,22 @@ class Dashboard:
             await asyncio.sleep(5)
         if self.status != 200:
             return web.Response(status=self.status)
+        if request.path in self.raw:
+            return web.Response(body=self.raw[request.path])
+        if request.path == TRAIN.path:
+            return web.Response(status=self.train[0], text=self.train[1])
+        actors = state(*self.actors)
+        actors["data"]["result"]["total"] = self.total or len(self.actors)
         known = {
             "/api/jobs/": self.jobs,
-            "/api/version": {"ray_version": "2.60.0", "session_name": "s"},
+            "/api/version": {"ray_version": "2.60.0", "session_name": self.session},
+            "/api/v0/actors": actors,
             "/api/v0/nodes": state(NODE),
         }
         return web.json_response(known.get(request.path, state()))
 
 
-def play(dashboard, deeds, token=None, timeout_s=3.0):
+def play(dashboard, deeds, token=None, timeout_s=3.0, **how):
     """Run deeds (callables that may return observations) against a poller."""
 
     async def main():
@@ -78,7 +101,12 @@ def play(dashboard, deeds, token=None, timeout_s=3.0):
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         poller = DashboardPoller(
-            url, lambda: token, lambda _: None, clock=lambda: dashboard.now, timeout_s=timeout_s
+            url,
+            lambda: token,
+            lambda _: None,
+            clock=lambda: dashboard.now,
+            timeout_s=timeout_s,
+            **how,
         )
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
@@ -196,7 +224,11 @@ def test_it_asks_gently_and_often_only_when_something_happens():
             st.lists(x, max_size=3)
             | st.dictionaries(
                 st.sampled_from(
-                    ["data", "result", "job_id", "pid", "is_alive", "death_cause", "x"]
+                    [
+                        *("data", "result", "job_id", "pid", "is_alive", "death_cause", "total"),
+                        *("train_runs", "id", "name", "attempts", "workers", "world_rank"),
+                        *("run_settings", "run_config", "failure_config", "max_failures"),
+                    ]
                 ),
                 x,
             )
@@ -207,17 +239,18 @@ def test_it_asks_gently_and_often_only_when_something_happens():
 def test_no_answer_whatever_raises(found):
     """A row that is odd is left out."""
     for wrapped in (found, [found], state(found), {"data": found}):
-        body = json.dumps(wrapped).encode()
         for parse in (
             rayjson.parse_jobs,
             rayjson.parse_nodes,
             rayjson.parse_actors,
             rayjson.parse_workers,
             rayjson.parse_version,
+            rayjson.parse_train,
         ):
-            assert isinstance(parse(body, 1.0), list)
-    assert rayjson.parse_jobs(b"[" * 200_000, 1.0) == []
-    assert rayjson.parse_jobs(b"500 Internal Server Error", 1.0) == []
+            assert isinstance(parse(wrapped, 1.0), list)
+        assert isinstance(rayjson.shortfall(wrapped), str)
+    assert rayjson.load(b"[" * 200_000) is None
+    assert rayjson.load(b"500 Internal Server Error") is None
 
 
 def test_nodes_are_read():
@@ -227,7 +260,7 @@ def test_nodes_are_read():
         "state_message": "Terminated due to preemption: x",
         "end_time_ms": 5000,
     }
-    assert rayjson.parse_nodes(json.dumps(state(row)).encode(), 1.0) == [
+    assert rayjson.parse_nodes(state(row), 1.0) == [
         NodeSeen(
             1.0,
             "ab",
@@ -269,3 +302,171 @@ def test_a_named_token_that_cannot_be_used_is_an_error(tmp_path, text):
         find_token({"RAY_AUTH_TOKEN_PATH": str(path)}, tmp_path)
     with pytest.raises(TokenError, match="RAY_AUTH_TOKEN_PATH"):
         find_token({"RAY_AUTH_TOKEN_PATH": str(path) + ".gone"}, tmp_path)
+
+
+# --- Ray Train's state API ---
+
+
+def spend(dashboard, seconds, step_s=0.5):
+    """A deed: poll for so long; return what was told."""
+
+    async def deed(poller, session):
+        seen = []
+        for _ in range(int(seconds / step_s)):
+            seen += await poller.poll(session)
+            dashboard.now += step_s
+        return seen
+
+    return deed
+
+
+def asked_train(dashboard):
+    """How often it was asked."""
+    return sum(path == TRAIN.path for path, _ in dashboard.asked)
+
+
+def healths(seen, name="train"):
+    """How an endpoint answered."""
+    return [o.state for o in seen if isinstance(o, EndpointHealth) and o.name == name]
+
+
+def test_train_is_not_asked_where_ray_train_does_not_run():
+    """Each question there would add a WARNING to the logs that are followed; also after it ran."""
+    dashboard = Dashboard()
+    dashboard.actors = [
+        {"actor_id": "a", "class_name": "Other", "state": "ALIVE"},
+        controller(1, "DEAD"),
+    ]
+    (seen,) = play(dashboard, [spend(dashboard, 120)])
+
+    assert asked_train(dashboard) == 0
+    assert healths(seen) == []
+
+
+def test_train_that_is_off_is_asked_ever_more_rarely(caplog):
+    """`off`, not an error, and no warning of ours; a new controller may have switched it on."""
+    dashboard = Dashboard()
+    dashboard.actors = [controller(1)]
+    with caplog.at_level(logging.WARNING):
+        (seen,) = play(dashboard, [spend(dashboard, 3600, 5.0)])
+    assert set(healths(seen)) == {"off"}
+    assert 6 <= asked_train(dashboard) <= 12
+    assert caplog.text == ""
+
+    async def another(poller, session):
+        dashboard.actors, dashboard.train = [controller(1), controller(2)], (200, RUNS)
+        before = asked_train(dashboard)
+        seen = await spend(dashboard, 21)(poller, session)
+        return asked_train(dashboard) - before, seen
+
+    dashboard.asked.clear()
+    _, (asked, seen) = play(dashboard, [spend(dashboard, 3600, 5.0), another])
+    assert asked >= 1
+    assert healths(seen)[-1] == "up"
+    assert [o.name for o in seen if isinstance(o, TrainRunSeen)] == ["A16_manual_resume"] * 2
+
+
+def test_train_runs_are_told_once_and_asked_until_they_ended():
+    """The controller dies first; how its run ended is told after that."""
+    dashboard = Dashboard()
+    dashboard.actors = [controller(1)]
+    dashboard.train = (200, RUNS.replace("FINISHED", "RUNNING", 1))
+
+    async def dies(poller, session):
+        dashboard.actors = [controller(1, "DEAD")]
+        await spend(dashboard, 30)(poller, session)
+        dashboard.train = (200, RUNS)
+        return await spend(dashboard, 30)(poller, session)
+
+    async def later(poller, session):
+        before = asked_train(dashboard)
+        await spend(dashboard, 60)(poller, session)
+        return asked_train(dashboard) - before
+
+    began, ended, questions = play(dashboard, [spend(dashboard, 30), dies, later])
+
+    assert [o.status for o in began if isinstance(o, TrainRunSeen)] == ["ERRORED", "RUNNING"]
+    assert [o.status for o in ended if isinstance(o, TrainRunSeen)] == ["FINISHED"]
+    assert questions == 0
+
+
+def test_a_ray_without_this_api_is_asked_once_a_session():
+    """Ray 2.9 to 2.42 answer 404."""
+    dashboard = Dashboard()
+    dashboard.actors, dashboard.train = [controller(1)], (404, "404: Not Found")
+
+    async def restarted(poller, session):
+        dashboard.session, dashboard.actors = "t", [controller(2)]
+        await spend(dashboard, 600, 5.0)(poller, session)
+        return asked_train(dashboard)
+
+    seen, twice = play(dashboard, [spend(dashboard, 600, 5.0), restarted])
+
+    assert set(healths(seen)) == {"off"}
+    assert twice == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        ((503, "the GCS may be down"), "error"),
+        ((500, "Traceback"), "error"),
+        ((401, ""), "unauthorized"),
+    ],
+)
+def test_train_that_fails_otherwise_is_not_off(answer, name):
+    """Only Ray's own words say that it is off; it is asked more rarely all the same."""
+    dashboard = Dashboard()
+    dashboard.actors, dashboard.train = [controller(1)], answer
+    (seen,) = play(dashboard, [spend(dashboard, 600, 5.0)])
+
+    assert set(healths(seen)) == {name}
+    assert asked_train(dashboard) < 12
+
+
+# --- what is cut ---
+
+
+@pytest.mark.parametrize("body", [b"[]" + b" " * 3000, b'[{"job_id": "01', b"<html>"])
+def test_a_body_that_is_cut_is_an_error_and_leaves_the_rows_alone(body):
+    """Not "no rows": when it is whole again, nothing is news."""
+    dashboard = Dashboard()
+
+    async def cut(poller, session):
+        dashboard.raw["/api/jobs/"] = body
+        dashboard.now += 20
+        return await poller.poll(session)
+
+    async def whole(poller, session):
+        dashboard.raw.clear()
+        dashboard.now += 20
+        return await poller.poll(session)
+
+    first, second, third = play(dashboard, [poll, cut, whole], max_body=2000)
+
+    assert sum(isinstance(o, JobSeen) for o in first) == 1
+    assert healths(second, "jobs") == ["error"]
+    assert healths(third, "jobs") == ["up"]
+    assert [o for o in second + third if isinstance(o, JobSeen)] == []
+
+
+def test_a_body_of_exactly_the_limit_is_whole():
+    """The limit is no cut by itself."""
+    dashboard = Dashboard()
+    body = json.dumps([JOB]).encode()
+    dashboard.raw["/api/jobs/"] = body
+    (seen,) = play(dashboard, [poll], max_body=len(body))
+
+    assert healths(seen, "jobs") == ["up"]
+
+
+def test_a_truncated_list_is_up_and_says_so():
+    """As long as it is, and not only when it changes."""
+    dashboard = Dashboard()
+    dashboard.actors, dashboard.total = [controller(1)], 23000
+    (seen,) = play(dashboard, [spend(dashboard, 60)])
+    told = {
+        (o.state, o.detail) for o in seen if isinstance(o, EndpointHealth) and o.name == "actors"
+    }
+
+    assert told == {("up", "truncated: 1 of 23000")}

@@ -1,0 +1,101 @@
+"""Runs and rules in the first thread: where checkpoints are looked for, and whose code is kept."""
+
+from dataclasses import replace
+
+from raywatch.model import Action, Checkpoint, Hook, JobSeen, ResumeRule, TrainRunSeen
+from raywatch.resuming import Look, Resuming
+
+ENV = '{"working_dir": "gcs://_ray_pkg_1.zip"}'
+RULE = ResumeRule("llm-*", "auto", Hook("job"))
+JOB = JobSeen(
+    *(1.0, "SUBMISSION", "02000000", "llm-sub", "RUNNING", "python train.py", "", "", 1.0, None),
+    {},
+    ENV,
+    "n1",
+    None,
+)
+
+ACTION = Action(
+    *("k", "", "llm", "i1", "worker_crash", 1, "approve", RULE.hook, "waiting", 0.0, 0.0)
+)
+
+
+def train(name, storage, job="02000000", submission="llm-sub"):
+    """A run of the Train state API."""
+    return TrainRunSeen(
+        *(
+            2.0,
+            f"id-{name}",
+            name,
+            "RUNNING",
+            "",
+            job,
+            submission,
+            "c1",
+            storage,
+            "",
+            0,
+            2.0,
+            None,
+            (),
+        )
+    )
+
+
+def resuming(*rules, seen=()):
+    """What the daemon keeps, after these observations."""
+    kept = Resuming(rules, {}, {}, started_at=0.0)
+    kept.learn((), seen, 3.0)
+    return kept
+
+
+def test_checkpoints_are_looked_for_where_the_configuration_says():
+    """It beats what Ray Train says, for the runs that its rule speaks of, and helps where nothing is said."""
+    moved = replace(RULE, checkpoints="/mnt/llm")
+    other = replace(JOB, job_id="03000000", submission_id="other")
+    runs = (JOB, train("llm-1", "/s"), other, train("bert", "/s", "03000000", "other"))
+
+    def places(*rules, seen=runs):
+        return [(storage, name) for _, storage, name in resuming(*rules, seen=seen).to_look_at()]
+
+    assert places() == [("/s", "llm-1"), ("/s", "bert")]
+    assert places(RULE, moved) == [("/mnt/llm", "llm-1"), ("/s", "bert")]
+    assert places(moved, seen=(JOB, train("llm-1", ""))) == [("/mnt/llm", "llm-1")]
+    assert places(seen=(JOB, train("llm-1", ""))) == []
+
+
+def test_a_look_tells_the_newest_checkpoint_and_the_one_before():
+    """Both are known after the first look."""
+    kept = resuming(seen=(JOB, train("llm-1", "/s")))
+    two, one = (Checkpoint(f"/s/llm-1/{n}", n, whole=True, checked="", at=0.0) for n in (2, 1))
+    ((run, _, _),) = kept.to_look_at()
+    kept.learn((), [Look(run, two, one)], 4.0)
+
+    assert kept.runs.runs[run].checkpoint == two
+    assert kept.runs.older[run] == one
+
+
+def test_the_code_of_running_jobs_that_a_job_hook_may_repeat_is_kept():
+    """Not of those that end, that no rule speaks of, that only a command starts again, or that are only watched."""
+
+    def kept(rule, **job):
+        return resuming(rule, seen=[replace(JOB, **job)]).packages()
+
+    assert kept(RULE) == (ENV,)
+    assert kept(replace(RULE, mode="approve")) == (ENV,)
+    assert kept(RULE, status="PENDING") == ()
+    assert kept(RULE, status="FAILED") == ()
+    assert kept(replace(RULE, run="bert")) == ()
+    assert kept(replace(RULE, mode="observe")) == ()
+    assert kept(replace(RULE, hook=Hook("command"))) == ()
+
+
+def test_the_code_of_a_job_that_waits_for_its_resume_is_kept():
+    """An approval may take days."""
+    failed = replace(JOB, status="FAILED", ended_at=9.0)
+    kept = resuming(RULE, seen=[JOB, failed])
+    assert kept.packages() == ()
+    kept.ledger = {"k": replace(ACTION, run=next(iter(kept.runs.runs)), state="awaiting_approval")}
+    assert kept.packages() == (ENV,)
+    kept.ledger = {"k": replace(kept.ledger["k"], state="succeeded")}
+    assert kept.packages() == ()
