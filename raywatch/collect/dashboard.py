@@ -40,6 +40,7 @@ ALERT_EVERY_S = 1.0
 HEALTH_EVERY_S = 30.0
 TURN_S = 0.5
 BACK_OFF_S = 10.0
+SAME_FOR_ALL = frozenset(["refused", "unauthorized", "forbidden"])
 Parse = Callable[[object, float], Sequence[Observation]]
 
 
@@ -116,8 +117,10 @@ class DashboardPoller:
             if endpoint is TRAIN:
                 self._train = self._train.answered(health, self._clock())
             seen += self._health_news(health)
-            if health.state == "refused":
+            if health.state in SAME_FOR_ALL:
                 self._retry_at = self._clock() + min(BACK_OFF_S, endpoint.every_s)
+                for other in ENDPOINTS:  # none of them sees anything; said once
+                    seen += self._health_news(replace(health, name=other.name), quiet=True)
                 break
             if rows is not None:
                 seen += self._news(endpoint, rows)
@@ -170,11 +173,11 @@ class DashboardPoller:
         self._bodies[name], self._notes[name] = body, shortfall(found)
         return replace(up, detail=self._notes[name]), endpoint.parse(found, up.at)
 
-    def _health_news(self, health: EndpointHealth) -> list[Observation]:
+    def _health_news(self, health: EndpointHealth, *, quiet: bool = False) -> list[Observation]:
         known = self._health.get(health.name)
         changed = known is None or known.state != health.state
         changed = changed or (known is not None and bool(known.detail) != bool(health.detail))
-        if changed and (known is not None or health.state != "up" or health.detail):
+        if changed and not quiet and (known is not None or health.state != "up" or health.detail):
             level = logging.INFO if health.state == "off" else logging.WARNING
             log.log(level, "dashboard %s is %s %s", health.name, health.state, health.detail)
         if not changed and known is not None and health.at - known.at < HEALTH_EVERY_S:

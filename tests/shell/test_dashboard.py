@@ -165,7 +165,10 @@ def test_every_way_to_fail_has_its_name(status, name, caplog):
         (seen,) = play(dashboard, [poll], Token("secret-value", "RAY_AUTH_TOKEN"))
 
     assert {o.state for o in seen if isinstance(o, EndpointHealth)} == {name}
+    assert {o.name for o in seen} >= {e.name for e in ENDPOINTS}
     assert "RAY_AUTH_TOKEN" in caplog.text
+    if name != "error":  # what holds for all of them is asked and said once
+        assert len(dashboard.asked) == len(caplog.records) == 1
     assert "secret-value" not in caplog.text
     assert dashboard.asked[0][1] == "Bearer secret-value"
 
@@ -185,7 +188,7 @@ def test_a_dashboard_that_hangs_is_not_one_that_refuses():
             return await poller.poll(session), await poller.poll(session)
 
     first, second = asyncio.run(refused())
-    assert [o.state for o in first if isinstance(o, EndpointHealth)] == ["refused"]
+    assert {(o.name, o.state) for o in first} == {(e.name, "refused") for e in ENDPOINTS}
     assert second == []  # it backs off
 
 
