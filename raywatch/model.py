@@ -441,6 +441,7 @@ class Rank:
     pid: int = 0
     actor_id: str = ""
     worker_id: str = ""
+    ip: str = ""
 
 
 RunStatus: TypeAlias = Literal[

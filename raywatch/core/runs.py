@@ -29,6 +29,7 @@ from raywatch.core.lineage import (
     settled,
     storage_key,
 )
+from raywatch.core.ranks import identified
 from raywatch.core.standing import (
     ACTIVE,
     FAILED_ENDINGS,
@@ -40,7 +41,7 @@ from raywatch.core.standing import (
     submission_status,
     touches_life,
 )
-from raywatch.core.trainfacts import apply_fact, ranks_of
+from raywatch.core.trainfacts import apply_fact, is_of_worker, ranks_of
 from raywatch.model import (
     ActorSeen,
     Checkpoint,
@@ -89,6 +90,7 @@ _TRAIN_STATUS: Mapping[str, RunStatus] = {
     "FINISHED": "finished",
     "ABORTED": "failed",
 }
+_RANK_PREFIX = "RayTrainWorker"  # `(RayTrainWorker pid=..., ip=...) ` in a driver's output
 _RANK_CLASS = re.compile(r"TrainWorker|HorovodWorker")
 _TRAIN_KINDS = frozenset(
     [
@@ -325,17 +327,14 @@ def _actor_seen(runs: Runs, seen: ActorSeen) -> Runs:
     if known is None or (known.state, known.node_id) != (seen.state, seen.node_id):
         runs = replace(runs, actors=bounded(runs.actors, seen.actor_id, seen))
     for run_id in owners_of(runs, Entity("job", seen.job_id)):
-        run = runs.runs[run_id]
-        same = [r for r in run.ranks if r.actor_id == seen.actor_id]
-        loose = [r for r in run.ranks if r.pid == seen.pid and not r.actor_id]
-        if not same and len(loose) != 1:
-            continue
-        rank = (same or loose)[0]
-        found = replace(rank, actor_id=seen.actor_id, node_id=seen.node_id or rank.node_id)
-        ranks = tuple(found if r is rank else r for r in run.ranks)
-        runs = put(runs, replace(run, ranks=ranks), runs.lives[run_id])
-        runs = owned(runs, run_id, [Entity("actor", seen.actor_id)])
+        runs = _with_ranks(runs, run_id)
     return runs
+
+
+def _with_ranks(runs: Runs, run_id: str) -> Runs:
+    run = identified(runs, runs.runs[run_id])
+    runs = put(runs, run, runs.lives[run_id])
+    return owned(runs, run_id, [Entity("actor", r.actor_id) for r in run.ranks])
 
 
 # --- facts from logs ---------------------------------------------------------------------------------
@@ -350,6 +349,8 @@ def note(runs: Runs, fact: Fact, now: float) -> Runs:
         for run_id in owners_of(runs, Entity("job", job)):
             runs = owned(runs, run_id, worker)
         return runs
+    if fact.evidence.component == "job":
+        return _told_by_driver(runs, fact)
     if fact.kind not in _TRAIN_KINDS or fact.evidence.component != "train" or not (name and job):
         return runs
     if session and runs.session and session < runs.session:  # names of sessions sort by time
@@ -363,7 +364,25 @@ def note(runs: Runs, fact: Fact, now: float) -> Runs:
     run, life = apply_fact(runs.runs[run_id], runs.lives[run_id], fact)
     run = replace(run, seen_at=max(run.seen_at, now))
     runs = put(runs, _concluded(runs, run, life), life)
+    if fact.kind == "group_started":
+        runs = _with_ranks(runs, run_id)
     return settled(runs, run_id)
+
+
+def _told_by_driver(runs: Runs, fact: Fact) -> Runs:
+    """Take in a rank's progress from the copy in its driver's output: its own log may be on another machine."""
+    if not is_of_worker(fact) or fact.fields.get("stream_name") != _RANK_PREFIX:
+        return runs
+    submission = fact.fields.get("submission_id", "")
+    mine = [
+        i
+        for i in owners_of(runs, Entity("submission", submission))
+        if runs.lives[i].submission == submission and not is_placeholder(runs.runs[i])
+    ]
+    if len(mine) != 1:  # a driver may train several runs, and the line does not say which
+        return runs
+    run, life = apply_fact(runs.runs[mine[0]], runs.lives[mine[0]], fact)
+    return settled(put(runs, run, life), mine[0])
 
 
 def _members(fact: Fact) -> list[Entity]:

@@ -10,7 +10,7 @@ from raywatch.core.lineage import Life
 from raywatch.model import Fact, Rank, Run, RunStatus, TrainRunSeen
 
 MAX_SIZES = 32
-_MEMBER = re.compile(r"pid=(\d+)\) world_rank=(\d+)")
+_MEMBER = re.compile(r"(?:ip=([\w.:]+), )?pid=(\d+)\) world_rank=(\d+)")
 _WORKER_LOG = re.compile(r"ray-train-app-worker-([0-9a-f]{56})\.log$")
 _STATE: Mapping[str, RunStatus] = {
     "RUNNING": "running",
@@ -70,15 +70,15 @@ def _group_started(run: Run, life: Life, fact: Fact) -> tuple[Run, Life]:
 def _members(run: Run, life: Life, fact: Fact, size: int) -> tuple[Rank, ...]:
     known = {r.world_rank: r for r in run.ranks}
     text = fact.fields.get("text", "") + fact.evidence.text
-    pids = {int(rank): int(pid) for pid, rank in _MEMBER.findall(text)}
-    for rank, pid in pids.items():
+    for ip, pid, number in _MEMBER.findall(text):
+        rank = int(number)
         old = known.get(rank)
         if old is not None and life.rank_at.get(rank, 0.0) > fact.at:
             continue  # its worker's own log was read first and knows a later group
-        if old is None or old.pid not in (0, pid):
-            known[rank] = Rank(rank, pid=pid)
+        if old is None or old.pid not in (0, int(pid)):
+            known[rank] = Rank(rank, pid=int(pid), ip=ip)
         else:
-            known[rank] = replace(old, pid=pid)
+            known[rank] = replace(old, pid=int(pid), ip=ip)
     return tuple(known[r] for r in sorted(known) if r < size)
 
 
@@ -132,6 +132,11 @@ _BY_CONTROLLER: Mapping[str, Callable[[Run, Life, Fact], tuple[Run, Life]]] = {
 
 
 # --- what a worker says ----------------------------------------------------------------------------------
+
+
+def is_of_worker(fact: Fact) -> bool:
+    """Say whether a line tells what a rank did, and nothing that only the controller may say."""
+    return fact.kind in _BY_WORKER
 
 
 def _training_result(run: Run, fact: Fact) -> Run:

@@ -22,6 +22,8 @@ from raywatch.model import (
     Checkpoint,
     CheckpointProblem,
     EndpointHealth,
+    Evidence,
+    Fact,
     Rank,
     Run,
     SessionSeen,
@@ -58,8 +60,8 @@ def test_a_run_is_built_from_log_lines_alone():
     assert (run.name, run.storage_path, run.status) == ("exp", "/s", "running")
     assert (run.step, run.step_at, run.world_sizes) == (4, 12, (2,))
     assert run.ranks == (
-        Rank(0, pid=900, worker_id="w0", actor_id="a-w0"),
-        Rank(1, node_id="n-w1", pid=899, worker_id="w1", actor_id="a-w1"),
+        Rank(0, pid=900, worker_id="w0", actor_id="a-w0", ip="10.0.0.2"),
+        Rank(1, node_id="n-w1", pid=899, worker_id="w1", actor_id="a-w1", ip="10.0.0.3"),
     )
 
 
@@ -386,8 +388,45 @@ def test_ranks_whose_logs_are_on_other_nodes_are_known_by_their_actors():
     runs = history(job(at=1), actor("x0", pid=900, node="n2"), group(5))
     runs = history(actor("x0", pid=900, node="n2"), actor("x9", pid=7), runs=runs)
 
-    assert only(runs).ranks[0] == Rank(0, "n2", 900, "x0")
+    assert only(runs).ranks[0] == Rank(0, "n2", 900, "x0", ip="10.0.0.2")
     assert ranks_left(runs, only(runs)) == ("rank 0", "rank 1", "actor x9")
+
+
+def test_actors_that_were_seen_before_their_group_are_its_ranks():
+    """Polls and logs come in any order; the same pid on two machines is told apart by the address."""
+    hosts = (node("n2", "ALIVE", "10.0.0.2"), node("n3", "ALIVE", "10.0.0.3"))
+    actors = (actor("x0", pid=900, node="n2"), actor("y0", pid=900, node="n3"))
+    runs = history(job(at=1), *hosts, *actors, group(5))
+
+    zero, one = only(runs).ranks
+    assert (zero.actor_id, zero.node_id) == ("x0", "n2")
+    assert (one.actor_id, one.node_id) == ("", "n3")  # by its address, until its actor is known
+    two_alike = (actor("x0", pid=900, node="n2"), actor("z0", pid=900, node="n2"))
+    assert only(history(job(at=1), *hosts, *two_alike, group(5))).ranks[0].actor_id == ""
+
+
+def copied(kind, at, **fields):
+    """A rank's line as its driver's output has it."""
+    told = {"stream_name": "RayTrainWorker", "stream_pid": "900", "submission_id": S1, **fields}
+    return Fact(kind, at, Evidence("job-driver-x.log", 1, "", at, "job"), told)
+
+
+def test_progress_is_known_from_the_drivers_output_where_the_ranks_logs_are_elsewhere():
+    """Step and storage path, from a rank's own lines; nothing that only the controller may say."""
+    path = "/s/exp/checkpoint_1"
+    runs = history(
+        job(at=1),
+        group(5),
+        copied("checkpoint_created", 6, checkpoint=path),
+        copied("training_result", 7, step="20"),
+        copied("failure_policy", 8, decision="RAISE", stream_name="TrainController"),
+        copied("training_result", 9, step="99", stream_name="MyActor"),
+    )
+
+    run = only(runs)
+    assert (run.step, run.step_at, run.storage_path, run.status) == (20, 7, "/s", "running")
+    two = history(group(6, name="other"), copied("training_result", 9, step="30"), runs=runs)
+    assert {r.step for r in two.runs.values()} == {20, None}  # whose it is cannot be told
 
 
 def test_the_worker_of_a_rank_is_known_by_its_log_of_the_api():
