@@ -16,14 +16,16 @@ from pathlib import Path
 _PAUSE = threading.Event()
 
 
-def until(true: Callable[[], object], seconds: float, what: str) -> object:
+def until(
+    true: Callable[[], object], seconds: float, what: str, *, pause_s: float = 0.02
+) -> object:
     """Ask again and again until the answer is true; fail with what was waited for."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         answer = true()
         if answer:
             return answer
-        _PAUSE.wait(0.02)
+        _PAUSE.wait(pause_s)
     raise AssertionError(f"not within {seconds} s: {what}")
 
 

@@ -90,7 +90,7 @@ class Hosts:
         flags += [f"--num-cpus={num_cpus}", f"--node-ip-address={host.ip}"]
         flags += ["--object-store-memory=80000000", "--disable-usage-stats", "--block"]
         self.start(host, [_RAY, "start", *flags], f"{host.name}.out")
-        until(lambda: host.ip in self.alive(), 120, f"{host.name} is up")
+        until(lambda: host.ip in self.alive(), 120, f"{host.name} is up", pause_s=0.5)
         return host
 
     def start(self, host: Host, argv: list[str], log: str) -> subprocess.Popen[bytes]:
