@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CORPUS ?= tests/cases
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-fast score clean
+.PHONY: help demo check test test-fast score bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,11 @@ test-fast: $(VENV)/.installed ## without Ray clusters and slow parts
 
 score: $(VENV)/.installed ## what a scan says of a corpus of real failures (CORPUS=...)
 	$(BIN)/python -m tests.bench.score $(CORPUS)
+
+# Processor time and latency want a machine that does nothing else.
+bench: $(VENV)/.installed ## how late, how heavy: figures beside their goals
+	$(BIN)/python -m tests.bench.latency
+	$(BIN)/python -m tests.bench.idle
 
 clean: ## remove what was built
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

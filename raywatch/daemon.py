@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import signal
 import threading
 import time
@@ -26,7 +27,7 @@ from raywatch.collect.tail import Cursor, Tailer
 from raywatch.collect.wake import Waker
 from raywatch.config import Config
 from raywatch.core.incidents import State, correlate_all, expire
-from raywatch.core.runs import Runs, runs_hurt
+from raywatch.core.runs import Runs
 from raywatch.core.view import incident_json, rfc3339
 from raywatch.memory import COUNTERS, documents, remembered
 from raywatch.metrics import TICK_BUCKETS, MetricsView
@@ -44,13 +45,15 @@ from raywatch.model import (
 from raywatch.pipeline import Engine, examine, load_engine
 from raywatch.resuming import Look, Resuming
 from raywatch.service import Inbox, Service
+from raywatch.shown import IncidentTexts, drain_rows
 from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 
 log = logging.getLogger("raywatch.daemon")
 SWEEP_S = 2.0  # a lost inotify event costs at most this
-TURN_S = 0.01  # between two looks while something is being written
+TURN_S = 0.005  # between two looks while something is being written
 COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
 RETRY_S = 5.0
+OPEN_FILES = 4096
 QUIET_S = 900.0  # an incident that was quiet for so long is over
 
 
@@ -94,11 +97,19 @@ class Daemon:
         self._counters = _Counters()
         self._counters.load(stored.docs.get("counters", {}).get("-", "{}"))
         self._session: Path | None = None
+        self._node: str | None = None
+        self._texts = IncidentTexts(engine.ruleset.classes)
         cursors = [
-            Cursor(FileId(c.dev, c.ino), c.path, c.offset, c.line, c.anchor, c.skipping)
+            Cursor(FileId(c.dev, c.ino), c.path, c.offset, c.line, c.anchor, c.skipping, c.told)
             for c in stored.cursors
         ]
-        self._tailer = Tailer([], self._describe, cursors)
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._tailer = Tailer(
+            [],
+            self._describe,
+            cursors,
+            max_open=min(OPEN_FILES, limit) // 2 if limit > 0 else OPEN_FILES,
+        )
         self._waker = Waker()
         self._pending = Commit()  # what the disk does not have yet
         started = float(stored.docs.get("start", {}).get("-", time.time()))
@@ -140,14 +151,16 @@ class Daemon:
         began = time.perf_counter()
         sweep = now - self._swept_at >= SWEEP_S
         if sweep:
+            self._node = None
             self._follow_session()
             self._swept_at = now
-        chunks = self._tailer.poll(now, dirty=None if sweep or not self._caught_up else dirty)
+            self._tailer.begin_sweep(now)
+        chunks = self._tailer.poll(now, dirty=dirty if self._caught_up else None)
         before, runs = self.state, self._resuming.runs
         findings, facts = self._examine(chunks, now)
         self._correlate(findings, facts, now)
-        if not chunks and sweep:
-            self._caught_up = True
+        if sweep and not self._caught_up:
+            self._caught_up = self._tailer.caught_up()
         news = self._resume(facts, now)
         self._collect_changes(before, runs, counted=bool(findings))
         changed = self.state is not before or news
@@ -178,17 +191,24 @@ class Daemon:
     def _describe(self, path: str) -> Source | None:
         if self._session is None:
             return None
-        node = node_of_session(Path(path), self._session / "logs")
         source = describe(path, session=self._session.name)
-        return replace(source, node=node) if source else None  # '' where several raylets share it
+        if source is None:
+            return None
+        logs = self._session / "logs"
+        if source.component == "raylet":
+            return replace(source, node=node_of_session(Path(path), logs))
+        if self._node is None:  # once a sweep: it reads the head of every raylet's log
+            self._node = node_of_session(logs / "-", logs)
+        return replace(source, node=self._node)  # '' where several raylets share it
 
     def _examine(self, chunks: list[Chunk], now: float) -> tuple[list[Finding], list[Fact]]:
         findings: list[Finding] = []
         facts: list[Fact] = []
         for chunk in chunks:
             # Output without times was written just now, unless it was there before we looked.
-            seen = examine(self._engine, chunk, self._zone, now if self._caught_up else None)
-            self._tailer.commit(chunk, seen.upto)
+            last_at = now if self._caught_up else None
+            seen = examine(self._engine, chunk, self._zone, last_at, early=self._caught_up)
+            self._tailer.commit(chunk, seen.upto, told=seen.told)
             findings += seen.findings
             facts += seen.facts
             self._last_read_at = now
@@ -253,7 +273,7 @@ class Daemon:
 
     def _collect_changes(self, before: State, runs: Runs, *, counted: bool) -> None:
         self._pending.put_cursors(
-            CursorRow(*c.file, c.path, c.offset, c.line, c.anchor, c.skipping)
+            CursorRow(*c.file, c.path, c.offset, c.line, c.anchor, c.skipping, c.told)
             for c in self._tailer.cursors()
         )
         self._pending.forget(self._tailer.gone())
@@ -286,31 +306,21 @@ class Daemon:
     # --- what others see ---
 
     def _publish(self, now: float) -> None:
-        classes = self._engine.ruleset.classes
-        body = json.dumps(
+        rest = json.dumps(
             {
-                "seq": self._published[0] + 1,
-                "now": rfc3339(now),
-                "version": __version__,
-                "session": self._session.name if self._session else None,
-                "incidents": [
-                    {**incident_json(i, classes), "runs": list(runs_hurt(self._resuming.runs, i))}
-                    for i in self.state.incidents
-                ],
-                "drains": [
-                    {
-                        "node_id": d.node_id,
-                        "reason": d.reason,
-                        "message": d.message,
-                        "at": rfc3339(d.at),
-                        "deadline_at": rfc3339(d.deadline_at),
-                    }
-                    for d in self.state.drains.values()
-                ],
+                "drains": drain_rows(self.state.drains.values()),
                 "sources": self._sources(),
                 **self._resuming.shown(),
             }
-        ).encode()
+        )
+        head = {
+            "seq": self._published[0] + 1,
+            "now": rfc3339(now),
+            "version": __version__,
+            "session": self._session.name if self._session else None,
+        }
+        incidents = ", ".join(self._texts.of(self.state.incidents, self._resuming.runs))
+        body = f'{json.dumps(head)[:-1]}, "incidents": [{incidents}], {rest[1:]}'.encode()
         with self._lock:
             self._published = (self._published[0] + 1, body)
             self._view = self._metrics()
@@ -386,11 +396,20 @@ class Daemon:
         return self._session is not None and not self._write_error, json.dumps(facts).encode()
 
 
+def _hold_many_files() -> None:
+    """A log that is held open is read to its end also when it is deleted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run(
     config: Config, zone: tzinfo, environ: Mapping[str, str], *, ready: Callable[[int], None]
 ) -> None:
     """Run until SIGTERM or SIGINT; `ready(port)` is called once it listens. Raises StoreError, WebError."""
     stopping = threading.Event()
+    _hold_many_files()
     engine = load_engine(config.rules)
     temp_dirs = (config.temp_dir,) if config.temp_dir else default_temp_dirs(environ)
     with Store(config.store) as store:

@@ -37,6 +37,7 @@ WIRING = {
     "demo_cluster",
     "demo_watch",
     "service",
+    "shown",
     "doctor",
     "client",
     "__main__",

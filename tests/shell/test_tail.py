@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raywatch.collect.tail import Cursor, Tailer
+from raywatch.collect.tail import SLICE, Cursor, Tailer
 from raywatch.model import FileId, Source
 
 
@@ -324,3 +324,68 @@ def test_cursors_of_other_files_are_kept(tmp_path):
     stray = Cursor((1, 2), "gone", 5, 1, b"xxxxx")  # type: ignore[arg-type] # any key will do
     with Tailer([tmp_path], describe, [stray]) as tailer:
         assert lines_of(tailer) == ["one"]
+
+
+def test_a_sweep_reads_only_what_changed(tmp_path):
+    """A thousand quiet files cost their look-up and nothing else; a change of any kind is read."""
+    for i in range(20):
+        (tmp_path / f"{i}.out").write_text("one\n")
+    with Tailer([tmp_path], describe) as tailer:
+        assert len(lines_of(tailer)) == 20
+        tailer.close()
+        tailer.poll(1.0)
+        assert tailer._held == 0
+        (tmp_path / "3.out").write_text("two\n")
+
+        assert lines_of(tailer) == ["two"]
+
+
+def test_a_sweep_goes_on_from_poll_to_poll(tmp_path):
+    """It holds nobody up: each poll looks at a part, and what is named is read at once."""
+    for i in range(3 * SLICE):
+        (tmp_path / f"{i}.out").write_text("one\n")
+    with Tailer([tmp_path], describe) as tailer:
+        tailer.begin_sweep(0.0)
+        met = [tailer.files()]
+        (tmp_path / "late.out").write_text("late\n")
+        chunks = tailer.poll(0.0, dirty={str(tmp_path / "late.out")})
+        met.append(tailer.files())
+        while tailer.busy():
+            lines_of(tailer, dirty=())
+
+    assert "late\n" in [c.data.decode() for c in chunks]
+    assert met == [0, SLICE + 1]
+    assert tailer.files() == 3 * SLICE + 1
+
+
+def test_an_empty_file_is_not_described(tmp_path):
+    """Most streams of workers stay empty; asking what they are at each sweep is not free."""
+    asked: list[str] = []
+    (tmp_path / "a.out").touch()
+
+    def asking(path: str) -> Source | None:
+        asked.append(path)
+        return describe(path)
+
+    with Tailer([tmp_path], asking) as tailer:
+        tailer.poll(0.0)
+        assert asked == []
+        (tmp_path / "a.out").write_text("one\n")
+
+        assert lines_of(tailer) == ["one"]
+
+
+def test_what_is_written_all_the_time_is_caught_up_with(tmp_path):
+    """History is what was there when a file was met, not what came since."""
+    log = tmp_path / "a.out"
+    log.write_text("old\n")
+    with Tailer([tmp_path], describe) as tailer:
+        (chunk,) = tailer.poll(0.0)
+        assert not tailer.caught_up()
+        with log.open("a") as out:
+            out.write("new\n")
+        tailer.commit(chunk, chunk.end)
+        tailer.poll(0.0)
+
+        assert tailer.lag_bytes() == 4
+        assert tailer.caught_up()
