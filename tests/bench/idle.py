@@ -35,7 +35,7 @@ def wakeups(pid: int) -> int:
 def requests(cluster: Cluster) -> int:
     """Lines that the dashboard wrote about requests."""
     text = (cluster.session / "logs" / "dashboard.log").read_text()
-    return sum('"GET /api' in line for line in text.splitlines())
+    return sum("'GET /api" in line for line in text.splitlines())
 
 
 def measure(cluster: Cluster, state: Path, seconds: float) -> tuple[float, float]:
