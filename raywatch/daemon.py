@@ -272,11 +272,11 @@ class Daemon:
         self._to_fire = []
 
     def _collect_changes(self, before: State, runs: Runs, *, counted: bool) -> None:
+        self._pending.forget(self._tailer.gone())  # first: a new file may have a dead one's number
         self._pending.put_cursors(
             CursorRow(*c.file, c.path, c.offset, c.line, c.anchor, c.skipping, c.told)
             for c in self._tailer.cursors()
         )
-        self._pending.forget(self._tailer.gone())
         for document in chain(documents(before, self.state), self._resuming.documents(runs)):
             self._pending.docs[document.kind, document.id] = document.json
         if counted:

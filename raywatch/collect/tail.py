@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -84,6 +84,7 @@ class Tailer:
         self._ignored: dict[FileId, str] = {}
         self._gone: list[FileId] = []
         self._sweep: Iterator[None] | None = None
+        self._absent: set[FileId] = set()
         self._start = self._held = 0
         self.read_bytes: Counter[str] = Counter()
 
@@ -149,7 +150,7 @@ class Tailer:
         `dirty` names the paths that may have changed; None looks at everything, at once.
         """
         if dirty is None:
-            self.begin_sweep(now)
+            self._sweep = self._swept(now)
             self._go_on()
         elif self._sweep is not None:
             self._go_on(SLICE)
@@ -204,14 +205,24 @@ class Tailer:
 
     def _swept(self, now: float) -> Iterator[None]:
         seen: set[FileId] = set()
+        listed: dict[str, bool] = {}
         for root in self._roots:
-            for path, found in _walk(str(root)):
+            for path, found in _walk(str(root), listed):
                 seen.add(FileId(found.st_dev, found.st_ino))
                 self._meet(path, found, now)
                 yield
         for file in [f for f in self._files.values() if f.id not in seen]:
             self._miss(file)
+        self._drop_absent(seen, listed)
         self._ignored = {k: v for k, v in self._ignored.items() if k in seen}
+
+    def _drop_absent(self, seen: set[FileId], listed: Mapping[str, bool]) -> None:
+        """Forget saved cursors of files that are gone from folders that could be read, in two sweeps in a row."""
+        absent = {i for i, c in self._saved.items() if i not in seen and _was_below(c.path, listed)}
+        for number in absent & self._absent:
+            del self._saved[number]
+            self._gone.append(number)
+        self._absent = absent
 
     def _miss(self, file: _File) -> None:
         """A file was not in the listing: it is deleted, or was just being moved."""
@@ -246,6 +257,8 @@ class Tailer:
             file.history = found.st_size
         if file.path != path:
             file.path, file.changed = path, True
+            if file.fd < 0 and not file.anchor and not self._described_anew(file):
+                return None  # nothing was read of it: no content can tell whether it is the same
         file.missed, file.unlinked, file.size = 0, False, found.st_size
         # A sweep of thousands of quiet files must not read them all.
         if file.looked != (found.st_size, found.st_mtime_ns):
@@ -259,6 +272,16 @@ class Tailer:
             file.offset, file.line, file.told = saved.offset, saved.line, saved.told
             file.anchor, file.skipping = saved.anchor, saved.skipping
         return file
+
+    def _described_anew(self, file: _File) -> bool:
+        """Take the description of the path that it has now: another file got its number; False for what is no log."""
+        source = self._describe(file.path)
+        if source is None:
+            self._forget(file)
+            self._ignored[file.id] = file.path
+            return False
+        file.source = source
+        return True
 
     def _forget(self, file: _File) -> None:
         self._shut(file)
@@ -306,6 +329,8 @@ class Tailer:
             return None
         before = os.fstat(file.fd)
         data, rewritten = self._bytes_behind(file, limit)
+        if rewritten and not self._described_anew(file):
+            return None
         file.looked = before.st_size, before.st_mtime_ns
         file.size = os.fstat(file.fd).st_size
         if file.skipping and data:
@@ -371,15 +396,31 @@ class Tailer:
         )
 
 
-def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every regular file below a folder; what cannot be read is passed over."""
+def _was_below(path: str, listed: Mapping[str, bool]) -> bool:
+    """Say whether the nearest folder above `path` that a sweep met could be read: then it would have been seen.
+
+    Roots of other sessions, what is not mounted yet and what is unreadable were not met.
+    """
+    folder = os.path.dirname(path)  # noqa: PTH120 - strings all the way
+    while folder not in listed:
+        above = os.path.dirname(folder)  # noqa: PTH120
+        if above == folder:
+            return False
+        folder = above
+    return listed[folder]
+
+
+def _walk(root: str, listed: dict[str, bool]) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield every regular file below a folder; what cannot be read is passed over. `listed`: which could be."""
     folders = [root]
     while folders:
         folder = folders.pop()
         try:
             entries = list(os.scandir(folder))
         except OSError:
+            listed[folder] = False
             continue
+        listed[folder] = True
         for entry in entries:
             with contextlib.suppress(OSError):  # gone between the listing and the look
                 if entry.is_dir(follow_symlinks=False):
