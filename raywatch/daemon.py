@@ -22,7 +22,13 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from raywatch import __version__
-from raywatch.collect.raylogs import current_session, default_temp_dirs, describe, node_of_session
+from raywatch.collect.raylogs import (
+    current_session,
+    default_temp_dirs,
+    describe,
+    holds_text,
+    node_of_session,
+)
 from raywatch.collect.tail import Cursor, Tailer
 from raywatch.collect.wake import Waker
 from raywatch.config import Config
@@ -192,7 +198,7 @@ class Daemon:
         if self._session is None:
             return None
         source = describe(path, session=self._session.name)
-        if source is None:
+        if source is None or (source.component == "unknown" and not holds_text(Path(path))):
             return None
         logs = self._session / "logs"
         if source.component == "raylet":

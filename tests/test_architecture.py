@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "web": {"model"},
     "resources": set(),
     "terminal": set(),
-    "archive": {"model"},
+    "archive": {"model", "collect"},
     "errors": set(),
     "demo_train": set(),
     "tui": {"model", "tui", "terminal"},

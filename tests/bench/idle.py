@@ -67,9 +67,11 @@ def main() -> int:
     asked.add_argument("--seconds", type=float, default=60.0)
     seconds = asked.parse_args().seconds
     print(f"idle: {seconds:.0f} s beside an idle cluster of one node")
-    with tempfile.TemporaryDirectory(prefix="rwi") as folder:
-        with start_head(Path(folder) / "r") as cluster:
-            share, resident = measure(cluster, Path(folder) / "state", seconds)
+    with (
+        tempfile.TemporaryDirectory(prefix="rwi") as folder,
+        start_head(Path(folder) / "r") as cluster,
+    ):
+        share, resident = measure(cluster, Path(folder) / "state", seconds)
     reached = share < GOAL_CPU and resident < GOAL_MB
     print(
         f"goal: < {GOAL_CPU:.1%} of a core, < {GOAL_MB:.0f} MB: {'reached' if reached else 'MISSED'}"
