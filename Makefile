@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CORPUS ?= tests/cases
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-fast score bench clean
+.PHONY: help demo check test test-fast score bench versions clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ score: $(VENV)/.installed ## what a scan says of a corpus of real failures (CORP
 bench: $(VENV)/.installed ## how late, how heavy: figures beside their goals
 	$(BIN)/python -m tests.bench.latency
 	$(BIN)/python -m tests.bench.idle
+
+versions: $(VENV)/.installed ## beside other versions of Ray, each downloaded (minutes)
+	$(BIN)/python -m tests.bench.versions
 
 clean: ## remove what was built
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
