@@ -44,8 +44,7 @@ score: $(VENV)/.installed ## what a scan says of a corpus of real failures (CORP
 
 # Processor time and latency want a machine that does nothing else.
 bench: $(VENV)/.installed ## how late, how heavy: figures beside their goals
-	$(BIN)/python -m tests.bench.latency
-	$(BIN)/python -m tests.bench.idle
+	@status=0; for part in latency idle; do $(BIN)/python -m tests.bench.$$part || status=1; done; exit $$status
 
 versions: $(VENV)/.installed ## beside other versions of Ray, each downloaded (minutes)
 	$(BIN)/python -m tests.bench.versions
