@@ -8,7 +8,7 @@ CORPUS ?= tests/cases
 ROUNDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-fast score chaos clean
+.PHONY: help demo check test test-fast score chaos bench versions clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,13 @@ score: $(VENV)/.installed ## what a scan says of a corpus of real failures (CORP
 
 chaos: $(VENV)/.installed ## long: daemons killed at random, the demo again and again, with figures (ROUNDS=10)
 	$(BIN)/python -m tests.bench.chaos $(ROUNDS)
+
+# Processor time and latency want a machine that does nothing else.
+bench: $(VENV)/.installed ## how late, how heavy: figures beside their goals
+	@status=0; for part in latency idle; do $(BIN)/python -m tests.bench.$$part || status=1; done; exit $$status
+
+versions: $(VENV)/.installed ## beside other versions of Ray, each downloaded (minutes)
+	$(BIN)/python -m tests.bench.versions
 
 clean: ## remove what was built
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,17 +1,28 @@
-"""Paths -> streams of bytes: folders, files, .gz and .tar.gz, never more than a block in memory."""
+"""Paths -> streams of bytes: folders, files, .gz, .xz, .bz2, tars of them, never more than a block in memory."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from io import BufferedIOBase
 from typing import IO, NamedTuple
 
+from raywatch.collect.raylogs import is_binary
 from raywatch.model import RaywatchError
 
 BLOCK = 4 << 20
+_TARS = (".tar", ".tgz", ".tar.gz", ".txz", ".tar.xz", ".tbz2", ".tar.bz2")
+_PACKED: Mapping[str, Callable[[str], BufferedIOBase]] = {
+    ".gz": gzip.GzipFile,
+    ".xz": lzma.LZMAFile,
+    ".bz2": bz2.BZ2File,
+}
+_ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 class ArchiveError(RaywatchError):
@@ -38,19 +49,26 @@ def members(path: str) -> Iterator[Member]:
     yield from _file(path)
 
 
-_BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError)
+_BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
+
+
+def _refuse_zstd(path: str, head: bytes = b"") -> None:
+    if path.endswith((".zst", ".zstd", ".tzst")) or head.startswith(_ZSTD):
+        raise ArchiveError(f"{path}: zstd is not read; unpack it first: zstd -d")
 
 
 def _file(path: str) -> Iterator[Member]:
+    _refuse_zstd(path)
+    ending = next((e for e in _PACKED if path.endswith(e)), "")
     try:
-        if path.endswith((".tar.gz", ".tgz", ".tar.xz", ".tar")):
+        if path.endswith(_TARS):
             yield from _tar(path)
             return
-        opened = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # noqa: SIM115
+        opened = _PACKED[ending](path) if ending else open(path, "rb")  # noqa: SIM115
     except _BROKEN as error:
         raise ArchiveError(f"{path}: {error}") from error
     with opened as stream:
-        yield Member(path.removesuffix(".gz"), _blocks(path, stream))
+        yield Member(path.removesuffix(ending), _blocks(path, stream))
 
 
 def _tar(path: str) -> Iterator[Member]:
@@ -58,13 +76,18 @@ def _tar(path: str) -> Iterator[Member]:
         for entry in archive:
             stream = archive.extractfile(entry) if entry.isfile() else None
             if stream is not None:
-                yield Member(f"{path}!/{entry.name}", _blocks(path, stream))
+                whole = f"{path}!/{entry.name}"
+                _refuse_zstd(whole)
+                yield Member(whole, _blocks(whole, stream))
 
 
-def _blocks(path: str, stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
-    """Read a stream to its end. It is the consumer who reads, so the error is caught here."""
+def _blocks(path: str, stream: IO[bytes] | BufferedIOBase) -> Iterator[bytes]:
+    """Read a stream to its end; nothing comes of what is no text. It is the consumer who reads, so errors are here."""
     try:
-        while block := stream.read(BLOCK):
+        block = stream.read(BLOCK)
+        _refuse_zstd(path, block[:4])
+        while block and not is_binary(block):
             yield block
+            block = stream.read(BLOCK)
     except _BROKEN as error:
         raise ArchiveError(f"{path}: {error}") from error

@@ -74,7 +74,7 @@ def scan(
     rules: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Say what failed in saved logs: folders, files, .gz and .tar.gz.
+    """Say what failed in saved logs: folders, files, .gz, .xz, .bz2 and tars of them.
 
     Exit code: 0 nothing failed, 1 something failed, 2 usage or input error.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import signal
 import threading
 import time
@@ -22,12 +23,18 @@ from queue import SimpleQueue
 
 from raywatch import __version__
 from raywatch.asking import Desk, Request
-from raywatch.collect.raylogs import current_session, default_temp_dirs, describe, node_of_session
+from raywatch.collect.raylogs import (
+    current_session,
+    default_temp_dirs,
+    describe,
+    holds_text,
+    node_of_session,
+)
 from raywatch.collect.tail import Cursor, Tailer
 from raywatch.collect.wake import Waker
 from raywatch.config import Config
 from raywatch.core.incidents import State, correlate_all, expire
-from raywatch.core.runs import Runs, runs_hurt
+from raywatch.core.runs import Runs
 from raywatch.core.view import drain_json, incident_json, rfc3339
 from raywatch.counting import Counting
 from raywatch.memory import documents, remembered
@@ -46,13 +53,15 @@ from raywatch.model import (
 from raywatch.pipeline import Engine, examine, load_engine
 from raywatch.resuming import Look, Resuming
 from raywatch.service import Inbox, Service
+from raywatch.shown import Publisher, source_row
 from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 
 log = logging.getLogger("raywatch.daemon")
 SWEEP_S = 2.0  # a lost inotify event costs at most this
-TURN_S = 0.01  # between two looks while something is being written
+TURN_S = 0.005  # between two looks while something is being written
 COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
 RETRY_S = 5.0
+OPEN_FILES = 4096
 QUIET_S = 900.0  # an incident that was quiet for so long is over
 
 
@@ -75,11 +84,18 @@ class Daemon:
         self.state: State = remembered(stored.docs)
         self._counting = Counting(config.resume, engine.ruleset.classes, stored.docs)
         self._session: Path | None = None
+        self._node: str | None = None
         cursors = [
-            Cursor(FileId(c.dev, c.ino), c.path, c.offset, c.line, c.anchor, c.skipping)
+            Cursor(FileId(c.dev, c.ino), c.path, c.offset, c.line, c.anchor, c.skipping, c.told)
             for c in stored.cursors
         ]
-        self._tailer = Tailer([], self._describe, cursors)
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._tailer = Tailer(
+            [],
+            self._describe,
+            cursors,
+            max_open=min(OPEN_FILES, limit) // 2 if limit > 0 else OPEN_FILES,
+        )
         self._waker = Waker()
         self._pending = Commit()  # what the disk does not have yet
         started = float(stored.docs.get("start", {}).get("-", time.time()))
@@ -98,9 +114,7 @@ class Daemon:
         self._pairs = frozenset(
             (s.class_id, c) for s in engine.ruleset.signatures if s.class_id for c in s.components
         )
-        self._lock = threading.Lock()
-        self._published: tuple[int, bytes] = (0, b"")
-        self._view = self._metrics()
+        self._shown = Publisher(engine.ruleset.classes, self._metrics(), time.time())
         self._publish(0.0)
 
     def close(self) -> None:
@@ -122,14 +136,16 @@ class Daemon:
         began = time.perf_counter()
         sweep = now - self._swept_at >= SWEEP_S
         if sweep:
+            self._node = None
             self._follow_session()
             self._swept_at = now
-        chunks = self._tailer.poll(now, dirty=None if sweep or not self._caught_up else dirty)
+            self._tailer.begin_sweep(now)
+        chunks = self._tailer.poll(now, dirty=dirty if self._caught_up else None)
         before, runs = self.state, self._resuming.runs
         findings, facts = self._examine(chunks, now)
         self._correlate(findings, facts, now)
-        if not chunks and sweep:
-            self._caught_up = True
+        if sweep and not self._caught_up:
+            self._caught_up = self._tailer.caught_up()
         news = self._resume(facts, now)
         self._count(runs, now, sweep=sweep)
         self._collect_changes(before, runs)
@@ -164,17 +180,24 @@ class Daemon:
     def _describe(self, path: str) -> Source | None:
         if self._session is None:
             return None
-        node = node_of_session(Path(path), self._session / "logs")
         source = describe(path, session=self._session.name)
-        return replace(source, node=node) if source else None  # '' where several raylets share it
+        if source is None or (source.component == "unknown" and not holds_text(Path(path))):
+            return None
+        logs = self._session / "logs"
+        if source.component == "raylet":
+            return replace(source, node=node_of_session(Path(path), logs))
+        if self._node is None:  # once a sweep: it reads the head of every raylet's log
+            self._node = node_of_session(logs / "-", logs)
+        return replace(source, node=self._node)  # '' where several raylets share it
 
     def _examine(self, chunks: list[Chunk], now: float) -> tuple[list[Finding], list[Fact]]:
         findings: list[Finding] = []
         facts: list[Fact] = []
         for chunk in chunks:
             # Output without times was written just now, unless it was there before we looked.
-            seen = examine(self._engine, chunk, self._zone, now if self._caught_up else None)
-            self._tailer.commit(chunk, seen.upto)
+            last_at = now if self._caught_up else None
+            seen = examine(self._engine, chunk, self._zone, last_at, early=self._caught_up)
+            self._tailer.commit(chunk, seen.upto, told=seen.told)
             findings += seen.findings
             facts += seen.facts
             self._last_read_at = now
@@ -253,11 +276,11 @@ class Daemon:
         self._to_fire = []
 
     def _collect_changes(self, before: State, runs: Runs) -> None:
+        self._pending.forget(self._tailer.gone())  # first: a new file may have a dead one's number
         self._pending.put_cursors(
-            CursorRow(*c.file, c.path, c.offset, c.line, c.anchor, c.skipping)
+            CursorRow(*c.file, c.path, c.offset, c.line, c.anchor, c.skipping, c.told)
             for c in self._tailer.cursors()
         )
-        self._pending.forget(self._tailer.gone())
         changes = documents(before, self.state), self._resuming.documents(runs)
         for document in chain(*changes, self._counting.documents()):
             self._pending.docs[document.kind, document.id] = document.json
@@ -286,26 +309,21 @@ class Daemon:
     # --- what others see ---
 
     def _publish(self, now: float) -> None:
-        classes = self._engine.ruleset.classes
-        body = json.dumps(
-            {
-                "seq": self._published[0] + 1,
-                "now": rfc3339(now),
-                "version": __version__,
-                "session": self._session.name if self._session else None,
-                "incidents": [
-                    {**incident_json(i, classes), "runs": list(runs_hurt(self._resuming.runs, i))}
-                    for i in self.state.incidents
-                ],
-                "drains": [drain_json(d) for d in self.state.drains.values()],
-                "sources": self._sources(),
-                "store": {"error": self._write_error or None, "rebuilt": self._store.rebuilt},
-                **self._resuming.shown(),
-            }
-        ).encode()
-        with self._lock:
-            self._published = (self._published[0] + 1, body)
-            self._view = self._metrics()
+        rest = {
+            "drains": [drain_json(d) for d in self.state.drains.values()],
+            "sources": self._sources(),
+            "store": {"error": self._write_error or None, "rebuilt": self._store.rebuilt},
+            **self._resuming.shown(),
+        }
+        session = self._session.name if self._session else None
+        self._shown.publish(
+            now,
+            session,
+            incidents=self.state.incidents,
+            runs=self._resuming.runs,
+            rest=rest,
+            view=self._metrics(),
+        )
         if self.service is not None:
             self.service.publish()
 
@@ -318,16 +336,7 @@ class Daemon:
                 "mode": self._waker.mode,
                 "last_at": rfc3339(self._last_read_at),
             },
-            *(
-                {
-                    "source": h.name,
-                    "up": int(h.state == "up"),
-                    "state": h.state,
-                    "detail": h.detail,
-                    "last_at": rfc3339(h.at),
-                }
-                for h in self._endpoints.values()
-            ),
+            *map(source_row, self._endpoints.values()),
         ]
 
     def _metrics(self) -> MetricsView:
@@ -361,14 +370,11 @@ class Daemon:
 
     def snapshot(self, after: int) -> bytes | None:
         """Return the published snapshot if it is newer than number `after`. From any thread."""
-        with self._lock:
-            seq, body = self._published
-        return body if seq > after else None
+        return self._shown.snapshot(after)
 
     def metrics_view(self) -> MetricsView:
         """Return what the metrics show. From any thread."""
-        with self._lock:
-            return self._view
+        return self._shown.metrics_view()
 
     def health(self) -> tuple[bool, bytes]:
         """Say whether the daemon sees and keeps what happens. A blind watcher is not healthy."""
@@ -381,11 +387,20 @@ class Daemon:
         return self._session is not None and not self._write_error, json.dumps(facts).encode()
 
 
+def _hold_many_files() -> None:
+    """A log that is held open is read to its end also when it is deleted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run(
     config: Config, zone: tzinfo, environ: Mapping[str, str], *, ready: Callable[[int], None]
 ) -> None:
     """Run until SIGTERM or SIGINT; `ready(port)` is called once it listens. Raises StoreError, WebError."""
     stopping = threading.Event()
+    _hold_many_files()
     engine = load_engine(config.rules)
     temp_dirs = (config.temp_dir,) if config.temp_dir else default_temp_dirs(environ)
     with Store(config.store) as store:

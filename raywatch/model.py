@@ -98,6 +98,8 @@ class Chunk:
 
     `final` says that the last line may lack its newline and that no more will follow soon.
     `cut` says that the chunk holds (part of) a line that was longer than the limit and was cut.
+    `still` says that its file did not grow for a moment; `told` is the last line (from 1) that was reported although
+    its record was open.
     """
 
     source: Source
@@ -109,6 +111,8 @@ class Chunk:
     final: bool = False
     cut: bool = False
     rewritten: bool = False
+    still: bool = False
+    told: int = 0
 
     @property
     def end(self) -> int:

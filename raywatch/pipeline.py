@@ -26,11 +26,15 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What a chunk said. `upto` is the offset behind the last record that was whole."""
+    """What a chunk said. `upto` is the offset behind the last record that was whole.
+
+    `told` is the last line behind it that was reported early.
+    """
 
     findings: tuple[Finding, ...]
     facts: tuple[Fact, ...]
     upto: int
+    told: int = 0
 
 
 def load_ruleset(paths: Sequence[str] = ()) -> Ruleset:
@@ -55,22 +59,59 @@ def load_engine(paths: Sequence[str] = ()) -> Engine:
     return Engine(ruleset, Matcher(ruleset))
 
 
-def examine(engine: Engine, chunk: Chunk, tz: tzinfo, last_at: float | None = None) -> Examined:
-    """Scan a chunk. A record that touches the end of a chunk that is not final waits for more."""
+def examine(
+    engine: Engine, chunk: Chunk, tz: tzinfo, last_at: float | None = None, *, early: bool = False
+) -> Examined:
+    """Scan a chunk. A record that touches the end of a chunk that is not final waits for more.
+
+    `early`: what such a record says already is reported at once where more cannot change it, and once.
+    """
     hits = engine.matcher.scan(chunk.data)
     if not hits:
         return Examined((), (), chunk.end)
     findings: list[Finding] = []
     facts: list[Fact] = []
-    upto = chunk.end
+    upto, told = chunk.end, 0
     for record in join(chunk, hits, tz, last_at):
-        if not chunk.final and _is_open(chunk, record):
-            upto = record.offset
-            break
         new_findings, new_facts = classify(record, engine.ruleset)
-        findings += new_findings
+        news = _untold(record, new_findings, chunk.told, engine.ruleset)
+        if not chunk.final and _is_open(chunk, record):
+            upto, told = record.offset, chunk.told
+            if (
+                early
+                and news
+                and not new_facts
+                and _is_settled(new_findings, record, chunk, engine.ruleset)
+            ):
+                findings += news
+                told = max(record.hit_numbers)
+            break
+        findings += news
         facts += new_facts
-    return Examined(tuple(findings), tuple(facts), upto)
+    return Examined(tuple(findings), tuple(facts), upto, told)
+
+
+def _untold(
+    record: Record, findings: Sequence[Finding], told: int, ruleset: Ruleset
+) -> Sequence[Finding]:
+    """Leave out what was reported when the record ended with line `told`."""
+    hits = zip(record.signatures, record.hit_lines, record.hit_numbers, strict=True)
+    known = [h for h in hits if h[2] <= told]
+    if not known:
+        return findings
+    signatures, lines, numbers = zip(*known, strict=True)
+    before = replace(record, signatures=signatures, hit_lines=lines, hit_numbers=numbers)
+    classes = {f.class_id for f in classify(before, ruleset)[0]}
+    return [f for f in findings if f.class_id not in classes]
+
+
+def _is_settled(
+    findings: Sequence[Finding], record: Record, chunk: Chunk, ruleset: Ruleset
+) -> bool:
+    """Say whether more lines cannot take a finding back, nor (unless the file is still) say more about it."""
+    made = {f.signature for f in findings}
+    used = [s for s in map(ruleset.signatures.__getitem__, record.signatures) if s.id in made]
+    return all(not s.unless and (chunk.still or s.has_all_of(record.text)) for s in used)
 
 
 def _is_open(chunk: Chunk, record: Record) -> bool:

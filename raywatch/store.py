@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from raywatch.model import RaywatchError
 
-SCHEMA = 1
+SCHEMA = 2
 _TABLES = """
 CREATE TABLE IF NOT EXISTS cursors (dev INTEGER, ino INTEGER, path TEXT, offset INTEGER, line INTEGER, anchor BLOB,
-    skipping INTEGER, PRIMARY KEY (dev, ino));
+    skipping INTEGER, told INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (dev, ino));
 CREATE TABLE IF NOT EXISTS docs (kind TEXT, id TEXT, json TEXT, PRIMARY KEY (kind, id));
 """
 
@@ -43,6 +43,7 @@ class CursorRow(NamedTuple):
     line: int
     anchor: bytes
     skipping: bool
+    told: int = 0
 
 
 @dataclass(slots=True)
@@ -138,6 +139,8 @@ class Store:
             raise StoreError(
                 f"{self._path}: made by a newer raywatch (schema {version}, this one knows {SCHEMA})"
             )
+        if version == 1:
+            db.execute("ALTER TABLE cursors ADD COLUMN told INTEGER NOT NULL DEFAULT 0")
         db.executescript(_TABLES)
         if version != SCHEMA:
             db.execute(f"PRAGMA user_version={SCHEMA}")
@@ -157,11 +160,11 @@ class Store:
     def load(self) -> Stored:
         """Return everything that is stored."""
         rows = self._db.execute(
-            "SELECT dev, ino, path, offset, line, anchor, skipping FROM cursors"
+            "SELECT dev, ino, path, offset, line, anchor, skipping, told FROM cursors"
         )
         cursors = tuple(
-            CursorRow(dev, ino, path, offset, line, anchor, bool(last))
-            for dev, ino, path, offset, line, anchor, last in rows
+            CursorRow(dev, ino, path, offset, line, anchor, bool(skipping), told)
+            for dev, ino, path, offset, line, anchor, skipping, told in rows
         )
         docs: dict[str, dict[str, str]] = {}
         for kind, name, text in self._db.execute("SELECT kind, id, json FROM docs"):
@@ -181,7 +184,9 @@ class Store:
             raise StoreWriteError(f"{self._path}: {error}") from error
 
     def _write(self, change: Commit) -> None:
-        self._db.executemany("REPLACE INTO cursors VALUES (?,?,?,?,?,?,?)", change.cursors.values())
+        self._db.executemany(
+            "REPLACE INTO cursors VALUES (?,?,?,?,?,?,?,?)", change.cursors.values()
+        )
         self._db.executemany("DELETE FROM cursors WHERE dev=? AND ino=?", change.gone)
         kept = [(k, i, text) for (k, i), text in change.docs.items() if text is not None]
         self._db.executemany("REPLACE INTO docs VALUES (?,?,?)", kept)

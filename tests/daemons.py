@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 _PAUSE = threading.Event()
@@ -32,7 +33,13 @@ def until(
 class DaemonProcess:
     """`raywatch daemon` on a port of its own."""
 
-    def __init__(self, temp_dir: Path, state: Path, *more: str) -> None:
+    def __init__(
+        self,
+        temp_dir: Path,
+        state: Path,
+        *more: str,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self._state = state
         self.log = state.with_name(state.name + ".out")
         argv = [
@@ -47,7 +54,10 @@ class DaemonProcess:
         with self.log.open("ab") as out:
             self._start = out.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "raywatch", "daemon", *argv], stdout=out, stderr=out
+                [sys.executable, "-m", "raywatch", "daemon", *argv],
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **(environ or {})},
             )
         self.url = str(until(self._listening, 30, "the daemon listens"))
 

@@ -1,9 +1,12 @@
 """The command line as its users meet it: exit codes, JSON, errors of one line."""
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
@@ -100,6 +103,47 @@ def test_a_broken_archive_is_an_error_and_not_an_empty_result(tmp_path):
     for name in ("a.log.gz", "b.tar.gz"):
         code, _, err = raywatch("scan", str(tmp_path / name))
         assert (code, "Traceback" in err) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("a.out.gz", gzip.compress), ("a.xz", lzma.compress), ("a.bz2", bz2.compress)],
+)
+def test_what_is_packed_says_the_same(tmp_path, name, pack):
+    """Alone and in a tar of the kind."""
+    (tmp_path / name).write_bytes(pack(CRASH.encode()))
+    kind = name.rpartition(".")[2]
+    (tmp_path / "gcs_server.out").write_text(CRASH)
+    with tarfile.open(tmp_path / f"logs.tar.{kind}", f"w:{kind}") as tar:  # type: ignore[call-overload] # a name in three
+        tar.add(tmp_path / "gcs_server.out", "logs/gcs_server.out")
+
+    assert raywatch("explain", str(tmp_path / name))[0] == 1
+    assert raywatch("scan", str(tmp_path / f"logs.tar.{kind}"))[0] == 1
+
+
+ZSTD = b"\x28\xb5\x2f\xfd\x24\x00" + CRASH.encode()  # what does not shrink is kept as it is
+
+
+@pytest.mark.parametrize("name", ["gcs_server.out.zst", "logs.tar.zst", "gcs_server.out"])
+def test_zstd_is_refused_with_one_line(tmp_path, name):
+    """Alone and in a folder, by its name or by its first bytes: never an empty or a wrong answer."""
+    (tmp_path / name).write_bytes(ZSTD)
+
+    for path in (tmp_path / name, tmp_path):
+        code, out, err = raywatch("scan", str(path))
+        assert (code, out) == (2, "")
+        assert err == f"raywatch: {tmp_path / name}: zstd is not read; unpack it first: zstd -d\n"
+
+
+@pytest.mark.parametrize("head", [b"\x7fELF\2\1", b"abc\0\0", b"PK\x03\x04", b"\x1f\x8b\x08"])
+def test_what_is_binary_is_not_classified(tmp_path, head):
+    """A core dump is full of words that look like failures; a log with a hole at its start is a log."""
+    (tmp_path / "core.77").write_bytes(head + b"\n" + CRASH.encode())
+    assert raywatch("scan", str(tmp_path))[0] == 0
+    assert raywatch("explain", str(tmp_path / "core.77"))[0] == 0
+
+    (tmp_path / "gcs_server.out").write_bytes(b"\0" * 500 + b"\n" + CRASH.encode())
+    assert raywatch("scan", str(tmp_path))[0] == 1
 
 
 def test_text_from_logs_never_drives_the_terminal():

@@ -48,10 +48,14 @@ FAMILIES: tuple[tuple[str, Component, LogFormat], ...] = (
     (r"(?:dmesg|kern\.log|syslog|messages|journal).*$", "kernel", "text"),
     (r".*driver.*\.(?:log|txt|out|err)$", "driver", "text"),
 )
+_MAGIC = (
+    *(b"\x7fELF", b"SQLite format 3", b"\x89PNG", b"PK\x03\x04", b"7z\xbc\xaf"),
+    *(b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"),
+)
 _COMPILED = tuple((re.compile(p), c, f) for p, c, f in FAMILIES)
 # Rewritten in place, another format, or no log at all.
 _NOT_LOGS = re.compile(
-    r"debug_state.*\.txt|event_EXPORT_.*|.*\.(?:json|yaml|yml|pb|bin|png|svg|db|sqlite|pkl|pt|zip|sock|lock|csv|py)$"
+    r"debug_state.*\.txt|event_EXPORT_.*|.*\.(?:json|yaml|yml|pb|bin|png|svg|db|sqlite|pkl|pt|zip|gz|tgz|xz|bz2|zst|lz4|7z|tar|so|sock|lock|csv|py)$"
 )
 
 
@@ -77,6 +81,19 @@ def describe(path: str, *, node: str = "", session: str = "") -> Source | None:
                 pid=int(found.get("pid", 0)),
             )
     return Source(path=path, component="unknown", node=node, session=session)
+
+
+def is_binary(head: bytes) -> bool:
+    """Say whether a file that begins so is no text. Zeros at its start are the hole of a log that was cut in place."""
+    return head.startswith(_MAGIC) or b"\0" in head[:8192].lstrip(b"\0")
+
+
+def holds_text(path: Path) -> bool:
+    """Say whether a file of an unknown kind may be a log: a core dump is full of words that look like failures."""
+    try:
+        return not is_binary(_head(path))
+    except OSError:  # it is gone, or will be found unreadable by who reads it
+        return True
 
 
 def _session_of(path: str) -> str:

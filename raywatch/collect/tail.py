@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
 from raywatch.model import Chunk, FileId, Source
 
 ANCHOR = 64  # bytes that each read overlaps
+SLICE = 64  # files that one turn of a sweep looks at
 Describe = Callable[[str], Source | None]
 
 
@@ -32,6 +34,7 @@ class Cursor:
     line: int
     anchor: bytes
     skipping: bool = False
+    told: int = 0  # the last line that was reported before its record was whole
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class _File:
     line: int = 0
     anchor: bytes = b""
     skipping: bool = False  # inside a line that was cut
+    told: int = 0
     fd: int = -1
     end: int = -1  # where the file ended when it was last read
     grown_at: float = 0.0
@@ -51,6 +55,8 @@ class _File:
     changed: bool = False  # since cursors() was asked
     missed: int = 0  # sweeps in a row that did not find it
     size: int = field(default=0)
+    history: int = 0  # bytes that were there when it was met first
+    looked: tuple[int, int] = (-1, -1)  # size and time of change when it was last read
 
 
 class Tailer:
@@ -64,9 +70,9 @@ class Tailer:
         *,
         max_line: int = 1 << 20,
         linger_s: float = 2.0,
-        quiet_s: float = 0.02,
+        quiet_s: float = 0.005,
         text_quiet_s: float = 0.25,
-        max_open: int = 512,
+        max_open: int = 2048,
     ) -> None:
         """`quiet_s`: a file that did not grow for so long has ended its record (`text_quiet_s`: plain output)."""
         self._roots = [r.resolve() for r in roots]
@@ -77,7 +83,9 @@ class Tailer:
         self._files: dict[FileId, _File] = {}
         self._ignored: dict[FileId, str] = {}
         self._gone: list[FileId] = []
-        self._start = 0
+        self._sweep: Iterator[None] | None = None
+        self._absent: set[FileId] = set()
+        self._start = self._held = 0
         self.read_bytes: Counter[str] = Counter()
 
     def __enter__(self) -> Tailer:  # noqa: PYI034 - typing.Self is 3.11
@@ -99,14 +107,19 @@ class Tailer:
     def set_roots(self, roots: Sequence[Path]) -> None:
         """Follow other folders from now on; files of the old ones are drained and forgotten."""
         self._roots = [r.resolve() for r in roots]
+        self._sweep = None
 
     def files(self) -> int:
         """How many files are followed."""
         return len(self._files)
 
     def busy(self) -> bool:
-        """Say whether bytes wait that no event will announce."""
-        return any(f.pending for f in self._files.values())
+        """Say whether a sweep is under way or bytes wait that no event will announce."""
+        return self._sweep is not None or any(f.pending for f in self._files.values())
+
+    def caught_up(self) -> bool:
+        """Say whether all that was there when its file was met is committed; new lines may come all the time."""
+        return all(f.offset >= f.history for f in self._files.values())
 
     def lag_bytes(self) -> int:
         """How many bytes were there at the last look and are not committed."""
@@ -117,7 +130,7 @@ class Tailer:
         moved = [f for f in self._files.values() if f.changed]
         for file in moved:
             file.changed = False
-        return [Cursor(f.id, f.path, f.offset, f.line, f.anchor, f.skipping) for f in moved]
+        return [Cursor(f.id, f.path, f.offset, f.line, f.anchor, f.skipping, f.told) for f in moved]
 
     def gone(self) -> list[FileId]:
         """Return the files that were forgotten since the last call."""
@@ -134,14 +147,17 @@ class Tailer:
     ) -> list[Chunk]:
         """Return what is new: at most `share` bytes a file and about `budget` in all, every file in turn.
 
-        `dirty` names the paths that may have changed; None looks at everything.
+        `dirty` names the paths that may have changed; None looks at everything, at once.
         """
         if dirty is None:
-            self._discover(now)
-            due = list(self._files.values())
-        else:
-            named = {f.id for f in map(self._known, dirty) if f is not None}
-            due = [f for f in self._files.values() if f.pending or f.id in named]
+            self._sweep = self._swept(now)
+            self._go_on()
+        elif self._sweep is not None:
+            self._go_on(SLICE)
+        for file in map(self._known, dirty or ()):
+            if file is not None:
+                file.pending = True
+        due = [f for f in self._files.values() if f.pending]
         self._start = (self._start + 1) % (len(due) or 1)
         chunks: list[Chunk] = []
         for file in due[self._start :] + due[: self._start]:
@@ -155,14 +171,17 @@ class Tailer:
         self._shut_idle()
         return chunks
 
-    def commit(self, chunk: Chunk, upto: int) -> None:
-        """Move the file's cursor to `upto`, an offset inside the chunk; what is behind it comes again."""
+    def commit(self, chunk: Chunk, upto: int, *, told: int = 0) -> None:
+        """Move the file's cursor to `upto`, an offset inside the chunk; what is behind it comes again.
+
+        `told`: the last line behind it that was reported already.
+        """
         file = self._files.get(chunk.file)
         if file is None or file.offset != chunk.offset:
             return
         self._advance(file, chunk.data[: upto - chunk.offset])
         self.read_bytes[chunk.source.component] += upto - chunk.offset
-        file.skipping = chunk.cut and upto == chunk.end
+        file.skipping, file.told = chunk.cut and upto == chunk.end, told
         file.pending = True
 
     def _advance(self, file: _File, data: bytes) -> None:
@@ -173,15 +192,37 @@ class Tailer:
 
     # --- which files there are ---
 
-    def _discover(self, now: float) -> None:
+    def begin_sweep(self, now: float) -> None:
+        """Look at every file, some at each poll: a thousand at once would hold up what is being written."""
+        if self._sweep is None:
+            self._sweep = self._swept(now)
+
+    def _go_on(self, steps: int | None = None) -> None:
+        """Let the sweep look at so many files."""
+        taken = deque(islice(self._sweep or (), steps), maxlen=0 if steps is None else steps)
+        if steps is None or len(taken) < steps:
+            self._sweep = None
+
+    def _swept(self, now: float) -> Iterator[None]:
         seen: set[FileId] = set()
+        listed: dict[str, bool] = {}
         for root in self._roots:
-            for path, found in _walk(str(root)):
+            for path, found in _walk(str(root), listed):
                 seen.add(FileId(found.st_dev, found.st_ino))
                 self._meet(path, found, now)
+                yield
         for file in [f for f in self._files.values() if f.id not in seen]:
             self._miss(file)
+        self._drop_absent(seen, listed)
         self._ignored = {k: v for k, v in self._ignored.items() if k in seen}
+
+    def _drop_absent(self, seen: set[FileId], listed: Mapping[str, bool]) -> None:
+        """Forget saved cursors of files that are gone from folders that could be read, in two sweeps in a row."""
+        absent = {i for i, c in self._saved.items() if i not in seen and _was_below(c.path, listed)}
+        for number in absent & self._absent:
+            del self._saved[number]
+            self._gone.append(number)
+        self._absent = absent
 
     def _miss(self, file: _File) -> None:
         """A file was not in the listing: it is deleted, or was just being moved."""
@@ -206,24 +247,41 @@ class Tailer:
         if file is None:
             if self._ignored.get(number) == path:
                 return None
+            if not found.st_size:  # most streams of workers stay empty
+                return None
             source = self._describe(path)
-            if source is None or not found.st_size:
-                if source is None:
-                    self._ignored[number] = path
+            if source is None:
+                self._ignored[number] = path
                 return None
             file = self._files[number] = self._restored(number, path, source, now)
+            file.history = found.st_size
         if file.path != path:
             file.path, file.changed = path, True
+            if file.fd < 0 and not file.anchor and not self._described_anew(file):
+                return None  # nothing was read of it: no content can tell whether it is the same
         file.missed, file.unlinked, file.size = 0, False, found.st_size
+        # A sweep of thousands of quiet files must not read them all.
+        if file.looked != (found.st_size, found.st_mtime_ns):
+            file.pending = True
         return file
 
     def _restored(self, number: FileId, path: str, source: Source, now: float) -> _File:
         file = _File(number, path, source, grown_at=now)
         saved = self._saved.pop(number, None)
         if saved is not None:
-            file.offset, file.line = saved.offset, saved.line
+            file.offset, file.line, file.told = saved.offset, saved.line, saved.told
             file.anchor, file.skipping = saved.anchor, saved.skipping
         return file
+
+    def _described_anew(self, file: _File) -> bool:
+        """Take the description of the path that it has now: another file got its number; False for what is no log."""
+        source = self._describe(file.path)
+        if source is None:
+            self._forget(file)
+            self._ignored[file.id] = file.path
+            return False
+        file.source = source
+        return True
 
     def _forget(self, file: _File) -> None:
         self._shut(file)
@@ -244,15 +302,19 @@ class Tailer:
             os.close(fd)
             return False
         file.fd = fd
+        self._held += 1
         return True
 
     def _shut(self, file: _File) -> None:
         if file.fd >= 0:
             os.close(file.fd)
             file.fd = -1
+            self._held -= 1
 
     def _shut_idle(self) -> None:
         """Reopening is safe because the anchor proves the file again, so descriptors need no budget."""
+        if self._held <= self._max_open:
+            return
         held = [f for f in self._files.values() if f.fd >= 0]
         spare = [f for f in held if not f.pending and not f.unlinked]
         for file in spare[: max(0, len(held) - self._max_open)]:
@@ -261,10 +323,15 @@ class Tailer:
     def _read(self, file: _File, now: float, limit: int) -> Chunk | None:
         file.pending = False
         if not self._open(file):
+            file.history = 0
             if file.unlinked:
                 self._forget(file)
             return None
+        before = os.fstat(file.fd)
         data, rewritten = self._bytes_behind(file, limit)
+        if rewritten and not self._described_anew(file):
+            return None
+        file.looked = before.st_size, before.st_mtime_ns
         file.size = os.fstat(file.fd).st_size
         if file.skipping and data:
             data = self._skip(file, data)
@@ -282,7 +349,7 @@ class Tailer:
             if data[:n] == file.anchor:
                 return data[n:], False
             # Truncated, refilled, rewritten while we were away: only content betrays it.
-            file.offset = file.line = 0
+            file.offset = file.line = file.told = file.history = 0
             file.anchor, file.skipping, file.changed = b"", False, True
             return os.pread(file.fd, limit, 0), True
         return b"", False
@@ -324,18 +391,36 @@ class Tailer:
             quiet or not whole,
             cut,
             rewritten,
+            still=at_end and idle >= self._quiet_s,
+            told=file.told,
         )
 
 
-def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every regular file below a folder; what cannot be read is passed over."""
+def _was_below(path: str, listed: Mapping[str, bool]) -> bool:
+    """Say whether the nearest folder above `path` that a sweep met could be read: then it would have been seen.
+
+    Roots of other sessions, what is not mounted yet and what is unreadable were not met.
+    """
+    folder = os.path.dirname(path)  # noqa: PTH120 - strings all the way
+    while folder not in listed:
+        above = os.path.dirname(folder)  # noqa: PTH120
+        if above == folder:
+            return False
+        folder = above
+    return listed[folder]
+
+
+def _walk(root: str, listed: dict[str, bool]) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield every regular file below a folder; what cannot be read is passed over. `listed`: which could be."""
     folders = [root]
     while folders:
         folder = folders.pop()
         try:
             entries = list(os.scandir(folder))
         except OSError:
+            listed[folder] = False
             continue
+        listed[folder] = True
         for entry in entries:
             with contextlib.suppress(OSError):  # gone between the listing and the look
                 if entry.is_dir(follow_symlinks=False):

@@ -106,6 +106,10 @@ class Signature:
                 found |= {k: v[:CAPTURE_LIMIT] for k, v in match.groupdict().items() if v}
         return found
 
+    def has_all_of(self, text: str) -> bool:
+        """Say whether every capture finds something, so that more text cannot add any."""
+        return all(p.search(text, 0, CAPTURE_WINDOW) for p in self.capture)
+
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:

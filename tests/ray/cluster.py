@@ -135,6 +135,7 @@ class Cluster:
     dashboard: str
     environ: Mapping[str, str]
     nodes: list[Node] = field(default_factory=list)
+    ray: str = _RAY
 
     @property
     def head(self) -> Node:
@@ -215,7 +216,7 @@ class Cluster:
         name = f"node{len(list(self.temp_dir.glob('*.out')))}"
         agent, grpc, metrics = free_ports(3)
         argv = [
-            *(_RAY, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"),
+            *(self.ray, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"),
             *(f"--node-name={name}", f"--num-cpus={num_cpus}", "--object-store-memory=80000000"),
             *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}"),
             *(f"--metrics-export-port={metrics}", *argv),
@@ -240,7 +241,11 @@ class Cluster:
 
 
 def start_head(
-    temp_dir: Path, *, num_cpus: int = 2, environ: Mapping[str, str] | None = None
+    temp_dir: Path,
+    *,
+    num_cpus: int = 2,
+    environ: Mapping[str, str] | None = None,
+    ray: str = _RAY,
 ) -> Cluster:
     """Start a head with a dashboard and return when jobs can be submitted.
 
@@ -255,6 +260,7 @@ def start_head(
         f"127.0.0.1:{port}",
         f"http://127.0.0.1:{dashboard}",
         {**inherited, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **marks, **(environ or {})},
+        ray=ray,
     )
     argv = [
         *("--head", f"--port={port}", f"--temp-dir={temp_dir}"),

@@ -130,6 +130,21 @@ def test_a_long_poll_returns_when_something_happens(tmp_path):
         daemon.kill()
 
 
+def test_what_is_binary_in_the_folder_is_not_followed(tmp_path):
+    """A core dump and packed logs hold words that look like failures."""
+    logs = make_session(tmp_path)
+    (logs / "core.77").write_bytes(b"\x7fELF\0\0\n" + crash(1).encode())
+    (logs / "gcs_server.out.1.gz").write_bytes(b"\x1f\x8b\n" + crash(2).encode())
+    (logs / "gcs_server.out").write_text(crash(3))
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    try:
+        until_found(daemon, 1)
+        assert findings(daemon) == 1
+        assert b'"files": 1' in daemon.get("/api/v1/snapshot")[1]
+    finally:
+        daemon.kill()
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:9265", ""])
 def test_another_host_name_is_refused(tmp_path, host):
     """A page of another origin cannot read through a name of its own."""

@@ -1,5 +1,7 @@
 """The store: whole commits or none, one owner, a way out of corruption."""
 
+import sqlite3
+
 import pytest
 
 from raywatch.store import Commit, CursorRow, Store, StoreBusyError, StoreError, StoreWriteError
@@ -79,3 +81,18 @@ def test_a_store_that_cannot_be_written_is_not_called_corrupt(tmp_path):
         Store(tmp_path / "s.db")
 
     assert list(tmp_path.glob("*.corrupt-*")) == []
+
+
+def test_a_store_of_the_first_schema_is_taken_over(tmp_path):
+    """Its cursors are kept; none was told early."""
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        db.execute(
+            "CREATE TABLE cursors (dev INTEGER, ino INTEGER, path TEXT, offset INTEGER, line INTEGER, anchor BLOB,"
+            " skipping INTEGER, PRIMARY KEY (dev, ino))"
+        )
+        db.execute("INSERT INTO cursors VALUES (1, 2, 'f', 3, 4, x'78', 0)")
+        db.execute("PRAGMA user_version=1")
+    db.close()
+    for _ in range(2):
+        with Store(tmp_path / "s.db") as store:
+            assert store.load().cursors == (CursorRow(1, 2, "f", 3, 4, b"x", skipping=False),)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raywatch.collect.tail import Cursor, Tailer
+from raywatch.collect.tail import SLICE, Cursor, Tailer
 from raywatch.model import FileId, Source
 
 
@@ -318,9 +318,196 @@ def test_a_record_is_final_once_its_file_is_quiet(tmp_path):
         assert [c.final for c in tailer.poll(1.3)] == [True]
 
 
-def test_cursors_of_other_files_are_kept(tmp_path):
-    """A stored cursor of a file that is not there yet harms nothing."""
-    (tmp_path / "a.out").write_text("one\n")
-    stray = Cursor((1, 2), "gone", 5, 1, b"xxxxx")  # type: ignore[arg-type] # any key will do
+def gone_after_sweeps(folder: Path, *cursors: Cursor) -> list[str]:
+    """The paths of the cursors that a tailer of `folder` forgets in its first sweeps."""
+    paths = {c.file: c.path for c in cursors}
+    with Tailer([folder], describe, cursors) as tailer:
+        for now in (0.0, 2.0, 4.0):
+            lines_of(tailer, now)
+        return sorted(paths[f] for f in tailer.gone())
+
+
+def cursor_at(number: int, path: Path) -> Cursor:
+    """A cursor of a file that is not there any more."""
+    return Cursor(FileId(1, number), str(path), 5, 1, b"xxxxx")
+
+
+def test_cursors_of_files_that_went_while_nobody_looked_are_forgotten(tmp_path):
+    """Else the store keeps them for ever; a folder that went with its files is no exception."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "a.out").write_text("one\n")
+    found = gone_after_sweeps(
+        logs, cursor_at(1, logs / "b.out"), cursor_at(2, logs / "old" / "deep" / "c.out")
+    )
+
+    assert found == [str(logs / "b.out"), str(logs / "old" / "deep" / "c.out")]
+
+
+def test_cursors_of_what_cannot_be_seen_are_kept(tmp_path):
+    """Another session's, a root that is not mounted yet, a folder that is unreadable, a file that is empty now."""
+    logs, other = tmp_path / "logs", tmp_path / "other"
+    logs.mkdir()
+    empty = logs / "empty.out"
+    empty.touch()
+    kept = [
+        cursor_at(1, other / "b.out"),
+        Cursor(FileId(empty.stat().st_dev, empty.stat().st_ino), str(empty), 5, 1, b"xxxxx"),
+    ]
+
+    assert gone_after_sweeps(logs, *kept) == []
+    assert gone_after_sweeps(tmp_path / "not-yet", cursor_at(1, tmp_path / "not-yet/a.out")) == []
+
+
+def test_a_folder_that_cannot_be_listed_forgets_nothing(tmp_path, monkeypatch):
+    """Permissions do not stop root, so the listing itself refuses."""
+    sub = tmp_path / "train"
+    sub.mkdir()
+    real = os.scandir
+
+    def refusing(folder: str):
+        if str(folder) == str(sub):
+            raise PermissionError(13, "no", folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+
+    assert gone_after_sweeps(tmp_path, cursor_at(1, sub / "a.out")) == []
+
+
+def test_a_cursor_is_forgotten_only_after_two_sweeps(tmp_path):
+    """A rename between the listing and the look is missed once."""
+    stray = cursor_at(1, tmp_path / "b.out")
     with Tailer([tmp_path], describe, [stray]) as tailer:
+        tailer.poll(0.0)
+        assert tailer.gone() == []
+        tailer.poll(2.0)
+
+        assert tailer.gone() == [stray.file]
+
+
+def by_name(path: str) -> Source | None:
+    """Raylets and workers are told apart by their names."""
+    return Source(path, "raylet" if "raylet" in path else "worker")
+
+
+def test_another_file_under_a_known_number_is_described_anew(tmp_path):
+    """Its component, its path and its line numbers are those of the new file."""
+    old, new = tmp_path / "raylet.out", tmp_path / "worker.out"
+    old.write_text("one\ntwo\n")
+    with Tailer([tmp_path], by_name, max_open=0) as tailer:
+        for _ in range(3):
+            lines_of(tailer)
+        old.rename(new)  # what is left when a number is reused: other name, other content
+        new.write_text("other\n")
+        (chunk,) = tailer.poll(1.0)
+
+    assert chunk.source == Source(str(new), "worker")
+    assert (chunk.line, chunk.data) == (1, b"other\n")
+
+
+def test_another_file_under_a_number_of_which_nothing_was_read_is_described_anew(tmp_path):
+    """There is no content to compare."""
+    old, new = tmp_path / "raylet.out", tmp_path / "worker.out"
+    old.write_text("one\n")
+    with Tailer([tmp_path], by_name, max_open=0) as tailer:
+        tailer.poll(0.0, budget=0)
+        old.rename(new)
+        new.write_text("other\n")
+        (chunk,) = tailer.poll(1.0)
+
+    assert (chunk.source, chunk.line) == (Source(str(new), "worker"), 1)
+
+
+def test_another_file_under_a_stored_number_is_described_anew(tmp_path):
+    """Also when the number was reused while nobody looked."""
+    old, new = tmp_path / "raylet.out", tmp_path / "worker.out"
+    old.write_text("one\ntwo\n")
+    with Tailer([tmp_path], by_name) as tailer:
+        lines_of(tailer)
+        (cursor,) = tailer.cursors()
+    old.rename(new)
+    new.write_text("other\n")
+    with Tailer([tmp_path], by_name, [cursor]) as tailer:
+        (chunk,) = tailer.poll(1.0)
+
+    assert (chunk.source, chunk.line) == (Source(str(new), "worker"), 1)
+
+
+def test_what_is_no_log_under_a_known_number_is_left_alone(tmp_path):
+    """A checkpoint that got the number of a dead log."""
+    old = tmp_path / "raylet.out"
+    old.write_text("one\ntwo\n")
+    with Tailer([tmp_path], describe, max_open=0) as tailer:
+        for _ in range(3):
+            lines_of(tailer)
+        old.rename(tmp_path / "x.not")
+        (tmp_path / "x.not").write_text("other\n")
+
+        assert lines_of(tailer, 1.0) == []
+        assert tailer.files() == 0
+
+
+def test_a_sweep_reads_only_what_changed(tmp_path):
+    """A thousand quiet files cost their look-up and nothing else; a change of any kind is read."""
+    for i in range(20):
+        (tmp_path / f"{i}.out").write_text("one\n")
+    with Tailer([tmp_path], describe) as tailer:
+        assert len(lines_of(tailer)) == 20
+        tailer.close()
+        tailer.poll(1.0)
+        assert tailer._held == 0
+        (tmp_path / "3.out").write_text("two\n")
+
+        assert lines_of(tailer) == ["two"]
+
+
+def test_a_sweep_goes_on_from_poll_to_poll(tmp_path):
+    """It holds nobody up: each poll looks at a part, and what is named is read at once."""
+    for i in range(3 * SLICE):
+        (tmp_path / f"{i}.out").write_text("one\n")
+    with Tailer([tmp_path], describe) as tailer:
+        tailer.begin_sweep(0.0)
+        met = [tailer.files()]
+        (tmp_path / "late.out").write_text("late\n")
+        chunks = tailer.poll(0.0, dirty={str(tmp_path / "late.out")})
+        met.append(tailer.files())
+        while tailer.busy():
+            lines_of(tailer, dirty=())
+
+    assert "late\n" in [c.data.decode() for c in chunks]
+    assert met == [0, SLICE + 1]
+    assert tailer.files() == 3 * SLICE + 1
+
+
+def test_an_empty_file_is_not_described(tmp_path):
+    """Most streams of workers stay empty; asking what they are at each sweep is not free."""
+    asked: list[str] = []
+    (tmp_path / "a.out").touch()
+
+    def asking(path: str) -> Source | None:
+        asked.append(path)
+        return describe(path)
+
+    with Tailer([tmp_path], asking) as tailer:
+        tailer.poll(0.0)
+        assert asked == []
+        (tmp_path / "a.out").write_text("one\n")
+
         assert lines_of(tailer) == ["one"]
+
+
+def test_what_is_written_all_the_time_is_caught_up_with(tmp_path):
+    """History is what was there when a file was met, not what came since."""
+    log = tmp_path / "a.out"
+    log.write_text("old\n")
+    with Tailer([tmp_path], describe) as tailer:
+        (chunk,) = tailer.poll(0.0)
+        assert not tailer.caught_up()
+        with log.open("a") as out:
+            out.write("new\n")
+        tailer.commit(chunk, chunk.end)
+        tailer.poll(0.0)
+
+        assert tailer.lag_bytes() == 4
+        assert tailer.caught_up()

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,36 @@ def test_a_wait_ends_when_it_is_woken(tmp_path, waker):
     timer.join()
 
     assert time.monotonic() - began < 10
+
+
+def test_a_folder_that_was_renamed_is_known_by_its_new_name(tmp_path, waker):
+    """Its watch goes with it, and so do those below."""
+    (tmp_path / "old" / "deep").mkdir(parents=True)
+    waker.watch([tmp_path])
+    (tmp_path / "old").rename(tmp_path / "new")
+    named(waker, tmp_path / "new")
+
+    (tmp_path / "new" / "deep" / "a.out").write_text("one\n")
+
+    path = tmp_path / "new" / "deep" / "a.out"
+    assert str(path) in named(waker, path)
+
+
+def test_folders_that_came_while_events_were_dropped_are_watched(tmp_path, waker):
+    """The kernel keeps so many events and says that it dropped the others."""
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    waker.watch([tmp_path])
+    with (
+        (tmp_path / "a").open("ab", buffering=0) as a,
+        (tmp_path / "b").open("ab", buffering=0) as b,
+    ):
+        for _ in range(limit // 2 + 10):  # equal events in a row are one: two files in turn
+            a.write(b".")
+            b.write(b".")
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "early.out").write_text("one\n")
+    assert str(tmp_path / "late" / "early.out") in named(waker, tmp_path / "late" / "early.out")
+
+    (tmp_path / "late" / "a.out").write_text("one\n")
+
+    assert str(tmp_path / "late" / "a.out") in named(waker, tmp_path / "late" / "a.out")
