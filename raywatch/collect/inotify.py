@@ -1,42 +1,44 @@
-"""Linux inotify without a thread: folders and everything below them, read by whoever waits.
+"""watchdog's inotify descriptor without its threads: folders and everything below them, read by whoever waits.
 
-Each thread between the kernel and the loop costs a turn of the interpreter's lock; a queue of them made a line visible
-tens of milliseconds later and kept an idle daemon awake.
+Each thread between the kernel and the loop costs a turn of the interpreter's lock: the stock observer has three, which
+made a line visible tens of milliseconds later and kept an idle daemon awake (reference/performance.md 3.1).
+What this uses of watchdog's inside exists from 7.1 on (tests/shell/test_wake.py is its canary); where it does not,
+importing this module fails and collect/wake.py takes the stock observer.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
-_MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
-_ONLYDIR, _DONT_FOLLOW, _EXCL_UNLINK = 0x01000000, 0x02000000, 0x04000000
-_OVERFLOW, _IGNORED, _ISDIR = 0x4000, 0x8000, 0x40000000
-_MASK = _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
-_MASK |= _ONLYDIR | _DONT_FOLLOW | _EXCL_UNLINK
-_HEAD = struct.Struct("iIII")
+from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, inotify_add_watch
+
+_SEEN = (
+    InotifyConstants.IN_MODIFY,
+    InotifyConstants.IN_MOVED_FROM,
+    InotifyConstants.IN_MOVED_TO,
+    InotifyConstants.IN_CREATE,
+    InotifyConstants.IN_DELETE,
+    InotifyConstants.IN_ONLYDIR,
+    InotifyConstants.IN_DONT_FOLLOW,
+    InotifyConstants.IN_EXCL_UNLINK,
+)
+_MASK = sum(_SEEN)
+_NEW_FOLDER = InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO
 _BUFFER = 1 << 16
 _WENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)  # between the listing and the look
 
 
-class _Event(NamedTuple):
-    watch: int
-    mask: int
-    name: str
-
-
-class Watches:
-    """One inotify instance. `fd` is readable when something happened; raises OSError where it does not work."""
+class Watches(InotifyFD):
+    """One inotify instance, whose thread is never started. `fd` is readable when something happened."""
 
     def __init__(self, folders: Sequence[str]) -> None:
-        """Watch folders, which are no links, and all below them."""
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self._checked(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify")
+        """Watch folders, which are no links, and all below them. Raises OSError where it does not work."""
+        super().__init__()
+        os.set_blocking(self.fd, False)
+        os.set_inheritable(self.fd, False)
         self._folders = folders
         self._paths: dict[int, str] = {}
         try:
@@ -47,16 +49,21 @@ class Watches:
             self.close()
             raise
 
+    @property
+    def fd(self) -> int:
+        """The descriptor to wait for."""
+        return int(self._inotify_fd)
+
     def close(self) -> None:
         """Stop watching."""
-        os.close(self.fd)
+        self._close_resources()
 
     def read(self) -> set[str]:
         """Return the paths that changed since the last call. Raises OSError when no more can be watched."""
         named: set[str] = set()
         while data := self._data():
-            for event in _events(data):
-                named |= self._taken(event)
+            for watch, mask, _cookie, name in self._parse_event_buffer(data):
+                named |= self._taken(watch, mask, os.fsdecode(name))
         return named
 
     def _data(self) -> bytes:
@@ -64,17 +71,18 @@ class Watches:
             return os.read(self.fd, _BUFFER)
         return b""
 
-    def _taken(self, event: _Event) -> set[str]:
-        if event.mask & _OVERFLOW:  # folders that came meanwhile; their files are left to the sweep
+    def _taken(self, watch: int, mask: int, name: str) -> set[str]:
+        if mask & InotifyConstants.IN_Q_OVERFLOW:
+            # Folders may have come meanwhile; what was written is left to the sweep.
             return {p for folder in self._folders for p in self._watched_below(folder)}
-        if event.mask & _IGNORED:
-            self._paths.pop(event.watch, None)
+        if mask & InotifyConstants.IN_IGNORED:
+            self._paths.pop(watch, None)
             return set()
-        folder = self._paths.get(event.watch)
+        folder = self._paths.get(watch)
         if folder is None:
             return set()
-        path = f"{folder}/{event.name}" if event.name else folder
-        if event.mask & _ISDIR and event.mask & (_CREATE | _MOVED_TO):
+        path = f"{folder}/{name}" if name else folder
+        if mask & InotifyConstants.IN_ISDIR and mask & _NEW_FOLDER:
             with _gone_is_fine():
                 self._add(path)
                 return {path, *self._watched_below(path)}  # files may have come before the watch
@@ -94,14 +102,11 @@ class Watches:
                         folders.append(entry.path)
 
     def _add(self, folder: str) -> None:
-        found = self._libc.inotify_add_watch(self.fd, os.fsencode(folder), _MASK)
-        self._paths[self._checked(found, folder)] = folder
-
-    def _checked(self, result: int, what: str) -> int:
-        if result < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), what)
-        return result
+        watch = inotify_add_watch(self.fd, os.fsencode(folder), _MASK)
+        if watch < 0:
+            self._raise_error()  # silent for EACCES: what may not be read is not watched
+            return
+        self._paths[watch] = folder
 
 
 @contextlib.contextmanager
@@ -111,11 +116,3 @@ def _gone_is_fine() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _WENT:
             raise
-
-
-def _events(data: bytes) -> Iterator[_Event]:
-    at = 0
-    while at < len(data):
-        watch, mask, _cookie, size = _HEAD.unpack_from(data, at)
-        at += _HEAD.size + size
-        yield _Event(watch, mask, os.fsdecode(data[at - size : at].rstrip(b"\0")))

@@ -6,15 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from raywatch.collect.wake import Waker
+from raywatch.collect.inotify import Watches
+from raywatch.collect.wake import Observed, Waker, best
+
+
+@pytest.fixture(params=[Watches, Observed])
+def waker(request):
+    """A waker that lets go at the end: on watchdog's descriptor, and on its stock observer."""
+    waker = Waker(request.param)
+    yield waker
+    waker.close()
 
 
 @pytest.fixture
-def waker():
-    """A waker that lets go at the end."""
+def light_waker():
+    """The one that is used where watchdog's inside is as it was."""
     waker = Waker()
     yield waker
     waker.close()
+
+
+def test_the_installed_watchdog_has_what_the_light_watches_use():
+    """The canary: red means that another version runs on its stock observer, four times dearer."""
+    assert best() is Watches
 
 
 def named(waker: Waker, path, limit_s: float = 3.0) -> set[str]:
@@ -106,23 +120,23 @@ def test_a_wait_ends_when_it_is_woken(tmp_path, waker):
     assert time.monotonic() - began < 10
 
 
-def test_a_folder_that_was_renamed_is_known_by_its_new_name(tmp_path, waker):
+def test_a_folder_that_was_renamed_is_known_by_its_new_name(tmp_path, light_waker):
     """Its watch goes with it, and so do those below."""
     (tmp_path / "old" / "deep").mkdir(parents=True)
-    waker.watch([tmp_path])
+    light_waker.watch([tmp_path])
     (tmp_path / "old").rename(tmp_path / "new")
-    named(waker, tmp_path / "new")
+    named(light_waker, tmp_path / "new")
 
     (tmp_path / "new" / "deep" / "a.out").write_text("one\n")
 
     path = tmp_path / "new" / "deep" / "a.out"
-    assert str(path) in named(waker, path)
+    assert str(path) in named(light_waker, path)
 
 
-def test_folders_that_came_while_events_were_dropped_are_watched(tmp_path, waker):
+def test_folders_that_came_while_events_were_dropped_are_watched(tmp_path, light_waker):
     """The kernel keeps so many events and says that it dropped the others."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    waker.watch([tmp_path])
+    light_waker.watch([tmp_path])
     with (
         (tmp_path / "a").open("ab", buffering=0) as a,
         (tmp_path / "b").open("ab", buffering=0) as b,
@@ -132,8 +146,10 @@ def test_folders_that_came_while_events_were_dropped_are_watched(tmp_path, waker
             b.write(b".")
     (tmp_path / "late").mkdir()
     (tmp_path / "late" / "early.out").write_text("one\n")
-    assert str(tmp_path / "late" / "early.out") in named(waker, tmp_path / "late" / "early.out")
+    assert str(tmp_path / "late" / "early.out") in named(
+        light_waker, tmp_path / "late" / "early.out"
+    )
 
     (tmp_path / "late" / "a.out").write_text("one\n")
 
-    assert str(tmp_path / "late" / "a.out") in named(waker, tmp_path / "late" / "a.out")
+    assert str(tmp_path / "late" / "a.out") in named(light_waker, tmp_path / "late" / "a.out")
