@@ -1,10 +1,13 @@
 """A page for every class that a signature can name: its parts, its links, and the line that it quotes."""
 
+import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -51,6 +54,39 @@ def said(text: str) -> str:
     """What the engine says of a pasted text: the class that explains it best."""
     best = _explain(ENGINE, "-", iter([text.encode() + b"\n"])).best
     return best.class_id if best else "none"
+
+
+def commands(page: str, program: str) -> list[list[str]]:
+    """Every call of a program in the commands of a page."""
+    found: list[list[str]] = []
+    for line in parts(page)["Check"].splitlines()[1:-1]:
+        words = shlex.shlex(line, posix=True, punctuation_chars="|;&<>")
+        words.whitespace_split = True
+        calls: list[list[str]] = [[]]
+        for word in words:
+            if set(word) <= set("|;&<>"):
+                calls.append([])
+            else:
+                calls[-1].append(word)
+        found += [c[1:] for c in calls if c[:1] == [program]]
+    return found
+
+
+def understood(cli: click.Group, argv: list[str]) -> str:
+    """What a command line says against some arguments; empty where it takes them."""
+    node: click.Command | None = cli
+    rest = list(argv)
+    while isinstance(node, click.Group):
+        name = rest.pop(0) if rest else ""
+        node = node.get_command(click.Context(node), name)
+        if node is None:
+            return f"no verb {name}"
+    assert node is not None
+    try:
+        node.make_context("", rest)
+    except click.ClickException as error:
+        return error.format_message()
+    return ""
 
 
 def faults(name: str, page: str) -> list[str]:
@@ -105,6 +141,51 @@ def test_a_page_can_be_read_at_night(name):
     assert max(len(x) for x in lines if x not in quoted(PAGES[name])) <= 240
     assert (kind, checked.returncode, checked.stderr) == ("sh", 0, b"")
     assert commands.startswith("raywatch ")
+
+
+def test_commands_of_raywatch_are_understood():
+    """Every verb and option that a page tells to type."""
+    typed = [c for p in PAGES.values() for c in commands(p, "raywatch")]
+
+    assert len(typed) >= len(PAGES)
+    assert {(*c, understood(cli, c)) for c in typed} == {(*c, "") for c in typed}
+    assert understood(cli, ["incident"]) == "no verb incident"
+    assert understood(cli, ["incidents", "--al"]) != ""
+
+
+@pytest.mark.ray
+def test_commands_of_ray_are_understood():
+    """By the command line of the Ray that is installed."""
+    from ray.scripts.scripts import cli as of_ray
+
+    typed = [c for p in PAGES.values() for c in commands(p, "ray")]
+
+    assert len(typed) > 40
+    assert {(*c, understood(of_ray, c)) for c in typed} == {(*c, "") for c in typed}
+    assert understood(of_ray, ["list", "actors", "--details"]) != ""
+
+
+@pytest.mark.ray
+def test_settings_of_ray_exist():
+    """Each RAY_ variable of a page is a word of Ray's sources or of its programs."""
+    named = {x for p in PAGES.values() for x in re.findall(r"\bRAY_\w+", p)}
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+
+    assert len(named) > 20
+    assert missing(named, Path(spec.submodule_search_locations[0])) == set()
+    assert missing({"RAY_no_such_setting"}, Path(spec.submodule_search_locations[0]))
+
+
+def missing(named: set[str], folder: Path) -> set[str]:
+    """Names that are no whole word in Ray's sources and programs; the C++ part drops the RAY_."""
+    asks = [a for n in named for a in ("-e", n, "-e", n.removeprefix("RAY_"))]
+    where = ["_private", "_common", "train/v2", "util/client", "scripts", "core/src/ray"]
+    found = subprocess.run(
+        ["rg", "-awoNIF", *asks, *where], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return named - {f"RAY_{x.removeprefix('RAY_')}" for x in found.stdout.split()}
 
 
 def test_the_quoted_line_is_a_sample_of_a_signature():
