@@ -7,12 +7,16 @@ import shutil
 import sys
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from raywatch import __version__
 from raywatch.options import JSON as _JSON
 from raywatch.options import asks_daemon, completes, reach
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _RELATIVE = re.compile(r"(\d+)([smhd])\Z")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -299,6 +303,42 @@ def explain(files: tuple[str, ...], *, rules: tuple[str, ...], as_json: bool) ->
     return explain_exit_code(explanations)
 
 
+def _complete_runbook(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    from raywatch.runbooks import runbook_names
+
+    return [CompletionItem(n) for n in runbook_names() if n.startswith(incomplete)]
+
+
+@cli.command()
+@click.argument("class_id", metavar="[CLASS]", default="", shell_complete=_complete_runbook)
+def runbook(class_id: str) -> int:
+    """Say what to do about a CLASS of failure; without one list the pages."""
+    from raywatch.runbooks import runbook_list, runbook_text
+
+    text = runbook_text(class_id).rstrip("\n") if class_id else runbook_list()
+    if sys.stdout.isatty():
+        click.echo_via_pager(text + "\n")
+    else:
+        click.echo(text)
+    return 0
+
+
+@cli.group()
+def dashboards() -> None:
+    """Grafana dashboards: export the shipped ones."""
+
+
+@dashboards.command(name="export")
+@click.argument("folder", type=click.Path(file_okay=False))
+def export_dashboards(folder: str) -> int:
+    """Copy the shipped dashboards to a new FOLDER, for Grafana to provision or import."""
+    return _export("dashboards", folder)
+
+
 @cli.group()
 def rules() -> None:
     """Signatures: list them, check your own, export the shipped ones."""
@@ -344,11 +384,15 @@ def list_rules(*, rules: tuple[str, ...], as_json: bool) -> int:
 @click.argument("folder", type=click.Path(file_okay=False))
 def export(folder: str) -> int:
     """Copy the shipped rules to a new FOLDER."""
+    return _export("rules", folder)
+
+
+def _export(name: Literal["rules", "dashboards"], folder: str) -> int:
     from raywatch.resources import resource_dir
 
     if Path(folder).exists():
         raise click.UsageError(f"{folder} exists; give a folder that does not")
-    shutil.copytree(resource_dir("rules"), folder)
+    shutil.copytree(resource_dir(name), folder)
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import TypedDict
 from raywatch.archive import BLOCK, members
 from raywatch.model import FailureClass, Finding, Source
 from raywatch.pipeline import Engine, examine_stream, load_engine
+from raywatch.runbooks import pointer
 from raywatch.terminal import safe, told
 
 _ROLES = {"root": 3, "symptom": 2, "warning": 1, "benign": 0}
@@ -135,4 +136,5 @@ def _render(explanation: Explanation) -> str:
         for f in explanation.others
     ]
     rows.append(f"  resume: {failure.resume}")
-    return "\n".join(rows)
+    page = pointer(failure.id)
+    return "\n".join([*rows, f"  {page}"] if page else rows)

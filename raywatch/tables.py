@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TypedDict, TypeVar
 
 from raywatch.core.view import IncidentJson, LineJson, SubjectJson
+from raywatch.runbooks import pointer
 from raywatch.terminal import safe, told
 
 SHORT = 12  # of ids of Ray's, which are 56 digits
@@ -201,7 +202,8 @@ def incident_story(
         *_part("runs hurt", hurt, _hurt),
         *_part("actions", actions, lambda a: _action(a, now)),
     ]
-    return "\n".join(lines)
+    page = pointer(row["class"])
+    return "\n".join([*lines, "", page] if page else lines)
 
 
 def _part(title: str, rows: Sequence[_T], shown: Callable[[_T], Sequence[str]]) -> list[str]:

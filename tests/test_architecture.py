@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "tui": {"model", "tui", "terminal"},
     # A client of the API from the outside: the shapes that it shows, never what computes them.
     "client": {"model", "core", "tables", "terminal"},
-    "tables": {"core", "terminal"},
+    "tables": {"core", "runbooks", "terminal"},
+    "runbooks": {"model", "resources"},
     "options": {"client"},
     "pipeline": {"model", "core", "collect", "resources"},
 }

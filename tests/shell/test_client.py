@@ -210,6 +210,8 @@ actions
     submitted, went on to step 10
     | a
     | b
+
+runbook: raywatch runbook worker_crash
 """
     )
 
