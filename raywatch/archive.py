@@ -66,7 +66,8 @@ def _file(path: str) -> Iterator[Member]:
             return
         opened = _PACKED[ending](path) if ending else open(path, "rb")  # noqa: SIM115
     except _BROKEN as error:
-        raise ArchiveError(f"{path}: {error}") from error
+        why = getattr(error, "strerror", None) or error  # no errno, no path twice
+        raise ArchiveError(f"{path}: {why}") from error
     with opened as stream:
         yield Member(path.removesuffix(ending), _blocks(path, stream))
 

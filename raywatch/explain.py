@@ -10,6 +10,7 @@ from datetime import timezone
 from typing import TypedDict
 
 from raywatch.archive import BLOCK, members
+from raywatch.core.view import resume_words
 from raywatch.model import FailureClass, Finding, Source
 from raywatch.pipeline import Engine, examine_stream, load_engine
 from raywatch.runbooks import pointer
@@ -135,6 +136,6 @@ def _render(explanation: Explanation) -> str:
         f"  also {f.class_id}, line {f.evidence.line}: {safe(told(f.evidence.text), 160)}"
         for f in explanation.others
     ]
-    rows.append(f"  resume: {failure.resume}")
+    rows.append(f"  resume: {resume_words(failure.resume)}")
     page = pointer(failure.id)
     return "\n".join([*rows, f"  {page}"] if page else rows)

@@ -8,16 +8,17 @@ from typing import Literal, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.incidents import State
+from raywatch.core.kinship import Links
 from raywatch.model import Drain, Entity, Finding, Incident
 
 Kind = Literal[
-    "incident", "drain", "end", "waiting", "links", "sizes", "counters", "run", "action", "start"
+    "incident", "drain", "end", "waiting", "link", "sizes", "counters", "run", "action", "start"
 ]
 _INCIDENT = TypeAdapter(Incident)
 _DRAIN = TypeAdapter(Drain)
 _FINDING = TypeAdapter(Finding)
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
-_LINKS = TypeAdapter(list[tuple[Entity, list[Entity]]])
+_LINK = TypeAdapter(tuple[Entity, list[Entity]])
 _SIZES = TypeAdapter(dict[str, tuple[int, ...]])
 COUNTERS = TypeAdapter(dict[str, int])
 
@@ -49,17 +50,26 @@ def documents(before: State, after: State) -> Iterator[Document]:
     if after.waiting is not before.waiting:
         yield Document("waiting", "-", _FINDINGS.dump_json(after.waiting).decode())
     if after.links is not before.links:
-        links = [(e, sorted(known)) for e, known in after.links.items()]
-        yield Document("links", "-", _LINKS.dump_json(links).decode())
+        yield from _links(before.links, after.links)
     if after.sizes is not before.sizes:
         yield Document("sizes", "-", _SIZES.dump_json(dict(after.sizes)).decode())
+
+
+def _links(before: Links, after: Links) -> Iterator[Document]:
+    """A row each: a cluster of thousands of workers must not write all of them for each new one."""
+    for entity in before.keys() - after.keys():
+        yield Document("link", " ".join(entity), None)
+    for entity, known in after.items():
+        if before.get(entity) is not known:
+            row = _LINK.dump_json((entity, sorted(known))).decode()
+            yield Document("link", " ".join(entity), row)
 
 
 def remembered(docs: Mapping[str, Mapping[str, str]]) -> State:
     """Return the state that documents hold. Raises ValueError where they are not ours."""
     try:
         incidents = tuple(_INCIDENT.validate_json(t) for t in docs.get("incident", {}).values())
-        links = _LINKS.validate_json(docs.get("links", {}).get("-", "[]"))
+        links = [_LINK.validate_json(t) for t in docs.get("link", {}).values()]
         drains = [_DRAIN.validate_json(t) for t in docs.get("drain", {}).values()]
         ends = {n: _FINDING.validate_json(t) for n, t in docs.get("end", {}).items()}
         return State(

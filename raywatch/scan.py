@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from raywatch.archive import Member, members
 from raywatch.collect.raylogs import describe, node_id_in
 from raywatch.core.incidents import State, correlate_all
-from raywatch.core.view import IncidentJson, incident_json
+from raywatch.core.view import IncidentJson, incident_json, resume_words
 from raywatch.model import Fact, Finding, Source
 from raywatch.pipeline import Engine, examine_stream, load_engine
 from raywatch.terminal import safe, told
@@ -173,7 +173,7 @@ def _render_incident(incident: IncidentJson) -> str:
         rows.append(f"  explains: {symptoms}")
     if incident["runs"]:
         rows.append(f"  hurts: {', '.join(safe(r) for r in incident['runs'])}")
-    rows.append(f"  resume: {incident['resume']}")
+    rows.append(f"  resume: {resume_words(incident['resume'])}")
     return "\n".join(rows)
 
 

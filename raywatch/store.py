@@ -167,7 +167,7 @@ class Store:
             for dev, ino, path, offset, line, anchor, skipping, told in rows
         )
         docs: dict[str, dict[str, str]] = {}
-        for kind, name, text in self._db.execute("SELECT kind, id, json FROM docs"):
+        for kind, name, text in self._db.execute("SELECT kind, id, json FROM docs ORDER BY rowid"):
             docs.setdefault(kind, {})[name] = text
         return Stored(cursors, docs)
 

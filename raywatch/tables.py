@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypedDict, TypeVar
 
-from raywatch.core.view import IncidentJson, LineJson, SubjectJson
+from raywatch.core.view import IncidentJson, LineJson, SubjectJson, resume_words
 from raywatch.runbooks import pointer
 from raywatch.terminal import safe, told
 
@@ -190,7 +190,7 @@ def incident_story(
         ("node", row["subject"]["node"]),
         ("culprit", culprit),
         ("workers", " -> ".join(map(str, row["world_sizes"]))),
-        ("resume", row["resume"]),
+        ("resume", resume_words(row["resume"])),
     ]
     lines = [
         safe(f"{row['id']}  {row['class']}  {row['state']}  (confidence {row['confidence']:.1f})"),

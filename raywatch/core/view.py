@@ -57,6 +57,24 @@ IncidentJson = TypedDict(
 )
 
 
+# What `resume` of the taxonomy says to a person.
+RESUME_WORDS: Mapping[str, str] = {
+    "now": "from the newest whole checkpoint, at once; no fault of the run",
+    "counted": "from the newest whole checkpoint, within the run's budget of attempts",
+    "elsewhere": "from the newest whole checkpoint, on other nodes",
+    "older": "from the checkpoint before the newest",
+    "changed": "only after somebody changed something",
+    "never": "no, the same would happen again",
+    "none": "nothing to resume",
+}
+
+
+def resume_words(advice: str) -> str:
+    """Say in words what a class or an incident advises."""
+    words = RESUME_WORDS.get(advice, "")
+    return f"{advice} ({words})" if words else advice
+
+
 def rfc3339(at: float | None) -> str | None:
     """Write unix seconds in RFC 3339, UTC; None for what has no time."""
     if not at:

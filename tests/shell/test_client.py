@@ -188,7 +188,7 @@ iaa1  worker_crash  open  (confidence 0.9)
   subject    worker rank 1 {"ab" * 28}
   node       {"cd" * 28}
   workers    4 -> 3
-  resume     counted
+  resume     counted (from the newest whole checkpoint, within the run's budget of attempts)
 
 root
   /l/gcs.out:3
