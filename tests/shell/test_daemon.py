@@ -145,6 +145,21 @@ def test_what_is_binary_in_the_folder_is_not_followed(tmp_path):
         daemon.kill()
 
 
+def test_who_waits_for_a_newer_snapshot_sees_that_of_a_restarted_daemon(tmp_path):
+    """Numbers go on rising over restarts: a client that follows would wait for ever."""
+    make_session(tmp_path)
+    seen = []
+    for _ in range(2):
+        daemon = DaemonProcess(tmp_path, tmp_path / "state")
+        try:
+            after = seen[-1] if seen else -1
+            seen.append(json.loads(daemon.get(f"/api/v1/snapshot?after={after}&wait=10")[1])["seq"])
+        finally:
+            daemon.kill()
+
+    assert seen[0] < seen[1]
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:9265", ""])
 def test_another_host_name_is_refused(tmp_path, host):
     """A page of another origin cannot read through a name of its own."""
