@@ -10,6 +10,7 @@ from raywatch.core.view import IncidentJson, LineJson, SubjectJson, resume_words
 from raywatch.runbooks import pointer
 from raywatch.terminal import safe, told
 
+MAX_LINES, SAME = 6, 100  # of evidence; characters that make two lines the same
 SHORT = 12  # of ids of Ray's, which are 56 digits
 _T = TypeVar("_T")
 _AGES = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
@@ -197,7 +198,7 @@ def incident_story(
         f"  {safe(row['title'])}",
         *_fields(facts),
         *_part("root", [row["root"]], _line),
-        *_part("evidence", [e for e in row["evidence"] if e != row["root"]], _line),
+        *_part("evidence", _telling(row), lambda line: [line]),
         *_part("explains", row["explains"], lambda e: [f"{e['class']} x{e['count']}"]),
         *_part("runs hurt", hurt, _hurt),
         *_part("actions", actions, lambda a: _action(a, now)),
@@ -209,6 +210,15 @@ def incident_story(
 def _part(title: str, rows: Sequence[_T], shown: Callable[[_T], Sequence[str]]) -> list[str]:
     lines = [f"  {safe(line, 300)}" for row in rows for line in shown(row)]
     return ["", title, *lines] if rows else []
+
+
+def _telling(row: IncidentJson) -> list[str]:
+    """Show evidence without copies: one failure is written up to eight times."""
+    distinct = {told(e["text"])[:SAME]: e for e in reversed((row["root"], *row["evidence"]))}
+    fresh = list(reversed(distinct.values()))[1:]  # the root stands above
+    shown = [part for line in fresh[:MAX_LINES] for part in _line(line)]
+    more = len(row["evidence"]) - 1 - len(fresh[:MAX_LINES])
+    return [*shown, f"and {more} more, most of them copies: see --json"] if more > 0 else shown
 
 
 def _line(line: LineJson) -> tuple[str, str]:
@@ -247,7 +257,7 @@ def run_story(
 ) -> str:
     """Tell all that is known of a run."""
     step = "" if row["step"] is None else str(row["step"])
-    level = "" if row["level"] is None else f"{row['level']} ({row['level_reason']})"
+    level = f"{'?' if row['level'] is None else row['level']} ({row['level_reason']})"
     ranks = ", ".join(f"{r['rank']} on {r['node'][:SHORT] or '?'}" for r in row["ranks"])
     facts = [
         ("id", row["id"]),
@@ -345,7 +355,7 @@ def would_resume(found: WouldResume) -> str:
     facts = [
         ("hook", f"{would['hook']} {would['hook_name']}"),
         ("from", _checkpoint(would["checkpoint"])),
-        ("because of", f"{would['class']} {would['incident']}"),
+        ("because of", f"{would['class']} {would['incident']}" if would["incident"] else ""),
         ("avoids", ", ".join(would["avoid_nodes"])),
         ("key", would["key"]),
     ]

@@ -148,7 +148,7 @@ def test_what_is_binary_in_the_folder_is_not_followed(tmp_path):
 def test_who_waits_for_a_newer_snapshot_sees_that_of_a_restarted_daemon(tmp_path):
     """Numbers go on rising over restarts: a client that follows would wait for ever."""
     make_session(tmp_path)
-    seen = []
+    seen: list[int] = []
     for _ in range(2):
         daemon = DaemonProcess(tmp_path, tmp_path / "state")
         try:
