@@ -24,13 +24,13 @@ DASHBOARD = "http://127.0.0.1:8265"
 LISTEN = "127.0.0.1:9265"
 MAX_S = 1e9  # also keeps nan and inf out
 STORE = "~/.local/state/raywatch/raywatch.db"
-_SECTIONS: Mapping[str, tuple[str, ...]] = {
+SECTIONS: Mapping[str, tuple[str, ...]] = {
     "ray": ("dashboard", "session_dir", "temp_dir"),
     "listen": ("address", "hosts"),
     "store": ("path",),
     "rules": ("paths",),
 }
-_RESUME = {
+RESUME = {
     "run": str,
     "mode": str,
     "hook": dict,
@@ -42,7 +42,7 @@ _RESUME = {
     "max_age_s": float,
     "settle_s": float,
 }
-_HOOK = {
+HOOK = {
     "kind": str,
     "name": str,
     "argv": list,
@@ -126,8 +126,8 @@ class _Reader:
         except tomllib.TOMLDecodeError as error:
             line = re.search(r"line (\d+)", str(error))
             raise ConfigError(f"{self.name}:{line[1] if line else 1}: not TOML: {error}") from error
-        self._known(found, (*_SECTIONS, "resume"))
-        for section, keys in _SECTIONS.items():
+        self._known(found, (*SECTIONS, "resume"))
+        for section, keys in SECTIONS.items():
             table = found.get(section, {})
             if not isinstance(table, dict):
                 raise self.fail(f"{section} must be a table: [{section}]", section)
@@ -197,7 +197,7 @@ class _Reader:
     def _rule(self, row: object, number: int) -> ResumeRule:
         if not isinstance(row, dict):
             raise self.fail("a [[resume]] is a table", "resume", number)
-        self._typed(row, _RESUME, "resume", number)
+        self._typed(row, RESUME, "resume", number)
         for key in ("run", "mode", "hook"):
             if key not in row:
                 raise self.fail(f"{key} is missing from [[resume]]", "resume", number)
@@ -244,7 +244,7 @@ class _Reader:
                 raise self.fail(f"{key} must be {_WORDS[kind]}", *path, key)
 
     def _hook(self, row: Mapping[str, object], number: int) -> Hook:
-        self._typed(row, _HOOK, "resume", number)
+        self._typed(row, HOOK, "resume", number)
         kind, argv = row.get("kind"), row.get("argv", [])
         if kind == "job":
             resources = {k: float(str(v)) for k, v in row.items() if k.startswith("entrypoint_")}
