@@ -83,9 +83,12 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         """Open or make the store. Raises StoreBusyError, StoreError."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = path
-        self._lock = self._owned(path.with_name(path.name + ".lock"))
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = self._owned(path.with_name(path.name + ".lock"))
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be opened: {error.strerror}") from error
         self.rebuilt = False
         try:
             self._db = self._connect()

@@ -1,6 +1,7 @@
 """The store: whole commits or none, one owner, a way out of corruption."""
 
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,9 @@ def test_a_store_of_the_first_schema_is_taken_over(tmp_path):
     for _ in range(2):
         with Store(tmp_path / "s.db") as store:
             assert store.load().cursors == (CursorRow(1, 2, "f", 3, 4, b"x", skipping=False),)
+
+
+def test_a_place_that_cannot_be_written_is_said():
+    """With the path, in one line."""
+    with pytest.raises(StoreError, match=r"/proc/nope/raywatch\.db: cannot be opened: No such"):
+        Store(Path("/proc/nope/raywatch.db"))
