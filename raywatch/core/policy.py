@@ -23,6 +23,7 @@ from raywatch.core.preconditions import (
     speaks_of,
 )
 from raywatch.core.runs import Runs, canonical, runs_hurt
+from raywatch.core.standing import SLACK_S
 from raywatch.model import (
     Action,
     ActionState,
@@ -117,10 +118,14 @@ def _pairs(
 def _best(
     pairs: Sequence[tuple[Run, Incident]], classes: Mapping[str, FailureClass]
 ) -> tuple[Run, Incident]:
-    """Return what ended a run: the weightiest incident, but none that came after a bug had ended it."""
+    """Return what ended a run: the weightiest incident, but none that came after a bug had ended it, or long before."""
     bugs = [i.first_at for _, i in pairs if classes[i.class_id].resume == "never"]
-    until = min(bugs, default=0.0) + BUG_LEAD_S
-    fitting = [(r, i) for r, i in pairs if not bugs or i.first_at <= until]
+    bug = min(bugs, default=0.0)
+    fitting = [
+        (r, i)
+        for r, i in pairs
+        if not bugs or (i.first_at <= bug + BUG_LEAD_S and i.last_at >= bug - SLACK_S)
+    ]
     return max(fitting, key=lambda pair: _weight(pair[0], pair[1], classes))
 
 

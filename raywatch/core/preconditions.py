@@ -21,6 +21,7 @@ from raywatch.model import (
 FIRED = ("started", "succeeded", "failed", "timed_out", "interrupted", "refused")
 MAX_STUCK = 3  # resumes that end as before, without a step beyond the checkpoint they began at
 DEFERRED = "deferred: "
+FAR_S = 3600.0  # a ring may wait half an hour for who is gone, Gloo's longest time-out
 _COUNTS_ANYWAY = ("failed", "timed_out", "interrupted")  # the hook itself did not work
 
 
@@ -112,7 +113,7 @@ def is_about_now(run: Run, runs: Runs, incident: Incident, used_by: Sequence[Act
     begun, ended = run.started_at or 0.0, run.ended_at
     if named is False or incident.last_at < begun or _was_survived(run, runs, incident):
         return False
-    if ended is not None and incident.first_at > ended + SLACK_S:
+    if ended is not None and not incident.first_at - SLACK_S <= ended <= incident.last_at + FAR_S:
         return False
     mine = [a for a in used_by if canonical(runs, a.run) == run.id]
     used = any(not is_for_life(a, run, runs) for a in mine)
@@ -120,8 +121,11 @@ def is_about_now(run: Run, runs: Runs, incident: Incident, used_by: Sequence[Act
 
 
 def _was_survived(run: Run, runs: Runs, incident: Incident) -> bool:
-    """Say whether Ray Train has started the run's workers again since."""
+    """Say whether Ray Train has started the run's workers again since, or the run made progress all the same."""
     group_at = runs.life(run.id).group_at
+    saved_at = run.checkpoint.at if run.checkpoint is not None else None
+    if max(run.step_at or 0.0, saved_at or 0.0) > incident.last_at + SLACK_S:
+        return True
     restarted = incident.restarted and not incident.gave_up
     return incident.last_at < group_at or (restarted and incident.first_at < group_at)
 

@@ -1,0 +1,40 @@
+"""When raywatch must not act although much looks as if it should: each test was once a resume too many."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from raywatch.model import Trust
+from tests.core.desk import DEAD, Desk, caused, started
+from tests.core.runkit import history, job, policy, step
+
+# --- what ended the run -----------------------------------------------------------------------------------
+
+
+def test_a_bug_long_after_a_failure_that_did_no_harm_is_not_resumed():
+    """A data worker died at 20 and Ray ran its task again; what ended the job at 500 is the program's own bug."""
+    bug = caused("user_exception", trust=Trust.PROCESS, at=500.0)
+    runs = history(
+        policy(501, "RAISE"), *DEAD, job(at=1, status="FAILED", ended=502), runs=started()
+    )
+    for class_id in ("worker_segfault", "node_terminated_expected", "gcs_failure"):
+        early = caused(class_id, trust=Trust.RAY, at=20.0, gave_up=False)
+        assert Desk().decide(runs, early, bug, now=503) == []
+
+
+def test_a_failure_after_which_the_run_made_progress_did_not_end_it():
+    """Nobody here could read why it failed in the end; the old failure is no reason."""
+    runs = history(step(400, 50), *DEAD, job(at=1, status="FAILED", ended=502), runs=started())
+    early = caused("gcs_failure", trust=Trust.RAY, at=20.0, gave_up=False)
+
+    assert Desk().decide(runs, early, now=503) == []
+    assert Desk().decide(runs, replace(early, last_at=495.0), now=503) == ["started"]
+
+
+def test_a_failure_of_hours_ago_did_not_end_what_fails_now():
+    runs = history(*DEAD, job(at=1, status="FAILED", ended=20_000), runs=started())
+    early = caused("worker_segfault", trust=Trust.RAY, at=95.0, gave_up=False)
+
+    assert Desk().decide(runs, early, now=20_001) == []
+    frozen = replace(early, last_at=18_100.0)  # a ring that waited for 30 minutes
+    assert Desk().decide(runs, frozen, now=20_001) == ["started"]
