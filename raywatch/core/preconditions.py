@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from raywatch.core.runs import Runs, canonical, ranks_left, rivals, submission_status, touches_life
+from raywatch.core.runs import (
+    Runs,
+    canonical,
+    ranks_left,
+    rivals,
+    submission_status,
+    successors,
+    touches_life,
+)
 from raywatch.core.standing import SLACK_S
 from raywatch.model import (
     Action,
@@ -219,6 +227,12 @@ def _ended_otherwise(case: Case) -> Verdict | None:
     return None
 
 
+def _was_done_since(case: Case) -> Verdict | None:
+    """Where no name of Ray Train joins a resubmission by hand to its run, the same work tells."""
+    done = successors(case.runs, case.run)
+    return Verdict("abandoned", f"{done[0]} did the same work since") if done else None
+
+
 def _others_restart_it(case: Case) -> Verdict | None:
     if case.run.owner in ("ray_train", "kuberay"):
         return Verdict("abandoned", f"{case.run.owner} restarts it itself")
@@ -392,6 +406,7 @@ def backed_off(past: tuple[Action, ...], rule: ResumeRule) -> float:
 
 _CHECKS: tuple[Check, ...] = (
     _ended_otherwise,
+    _was_done_since,
     _others_restart_it,
     _too_old,
     _symptom_settles,

@@ -37,6 +37,7 @@ from raywatch.core.standing import (
     runs_hurt,
     runs_of_job,
     submission_status,
+    successors,
     touches_life,
 )
 from raywatch.core.trainfacts import apply_fact, ranks_of
@@ -68,6 +69,7 @@ __all__ = [
     "rivals",
     "runs_hurt",
     "submission_status",
+    "successors",
     "touches_life",
 ]
 

@@ -78,6 +78,21 @@ def rivals(runs: Runs, run: Run) -> tuple[str, ...]:
     )
 
 
+def successors(runs: Runs, run: Run) -> tuple[str, ...]:
+    """Name the other jobs that began to train the same after this one had ended, and are over too."""
+    mine = {*run.submissions, *runs.life(run.id).jobs} - {""}
+    ended = run.ended_at
+    return tuple(
+        key
+        for key, job in runs.jobs.items()
+        if ended is not None
+        and job.status not in ACTIVE
+        and (job.started_at or 0.0) >= ended
+        and not mine & {key, job.job_id}
+        and _is_rival(runs, run, job)
+    )
+
+
 def _is_rival(runs: Runs, run: Run, job: JobSeen) -> bool:
     others = [runs.runs[i] for i in runs_of_job(runs, job)]
     if any(o.name == run.name and same_storage(o.storage_path, run.storage_path) for o in others):

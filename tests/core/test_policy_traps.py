@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from raywatch.model import Trust
-from tests.core.desk import DEAD, Desk, caused, started
-from tests.core.runkit import history, job, policy, step
+from tests.core.desk import DEAD, RULE, Desk, caused, started
+from tests.core.runkit import S2, history, job, policy, step
 
 # --- what ended the run -----------------------------------------------------------------------------------
 
@@ -38,3 +38,29 @@ def test_a_failure_of_hours_ago_did_not_end_what_fails_now():
     assert Desk().decide(runs, early, now=20_001) == []
     frozen = replace(early, last_at=18_100.0)  # a ring that waited for 30 minutes
     assert Desk().decide(runs, frozen, now=20_001) == ["started"]
+
+
+# --- who has started it again already -----------------------------------------------------------------------
+
+
+def test_what_a_person_started_again_and_saw_finish_is_not_started_once_more():
+    """No Ray Train name says that the two submissions are one run; the same command does."""
+    first = job(at=1, status="FAILED", ended=100)
+    desk = Desk(replace(RULE, run="*"))
+    why = caused(gave_up=True)
+    again = job(S2, at=101, job_id="03000000")
+
+    waits = history(first, again)
+    assert desk.decide(waits, why, now=102) == ["waiting"]
+    for status in ("SUCCEEDED", "STOPPED", "FAILED"):
+        over = history(replace(again, status=status, ended_at=200), runs=waits)
+        assert "started" not in Desk().decide(over, why, now=201), status
+        assert "started" not in desk.decide(over, why, now=201), status
+
+
+def test_the_same_command_that_ended_before_or_beside_is_no_new_start():
+    before = job(S2, "SUCCEEDED", at=0, ended=50, job_id="03000000")
+    beside = job("other", "SUCCEEDED", at=60, ended=99, job_id="04000000")
+    runs = history(before, beside, job(at=1, status="FAILED", ended=100))
+
+    assert Desk().decide(runs) == ["started"]
