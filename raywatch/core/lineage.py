@@ -81,7 +81,10 @@ def restored(runs: Iterable[Run], session: str = "") -> Runs:
 
 
 def _ending_of(run: Run) -> str:
-    return "RAISE" if run.status == "failed" else ""
+    """Return what the training itself said, as far as its status still tells."""
+    if run.status == "finished":  # of a driver that ended this says nothing
+        return "FINISHED" if run.kind != "driver" else ""
+    return {"failed": "RAISE", "stopped": "INTERRUPTED"}.get(run.status, "")
 
 
 def bounded(mapping: Mapping[_K, _V], key: _K, value: _V) -> dict[_K, _V]:

@@ -220,8 +220,10 @@ def _ended_otherwise(case: Case) -> Verdict | None:
     status = submission_status(case.runs, case.run)
     if status in ("SUCCEEDED", "STOPPED"):
         return Verdict("abandoned", f"the old submission is {status}")
-    if case.runs.life(case.run.id).ending == "FINISHED":
-        return Verdict("abandoned", "the training itself finished")
+    ending = case.runs.life(case.run.id).ending
+    if ending in ("FINISHED", "INTERRUPTED"):
+        how = "finished" if ending == "FINISHED" else "was interrupted by its user"
+        return Verdict("abandoned", f"the training itself {how}")
     if status == "ENDED" and not case.incident.gave_up:
         return Verdict("abandoned", "the driver ended and nothing says that it failed")
     return None

@@ -204,8 +204,9 @@ def _status_with_job(run: Run, life: Life, seen: JobSeen) -> RunStatus:
     if seen.status in ACTIVE:  # Ray Train knows better how a running job does
         heard = life.state_at or life.train_started_at
         return run.status if heard and run.status != "unknown" else said
-    if said == "failed" and life.ending == "FINISHED":
-        return "finished"  # what failed came after the training
+    if said == "failed" and life.ending in ("FINISHED", "INTERRUPTED"):
+        # What failed came after the training; a driver that was interrupted has an exit code too.
+        return "finished" if life.ending == "FINISHED" else "stopped"
     if said != "finished":
         return said
     if life.ending == "INTERRUPTED":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from raywatch.core.lineage import restored
 from raywatch.model import Trust
-from tests.core.desk import DEAD, RULE, Desk, caused, started
-from tests.core.runkit import S2, history, job, policy, step
+from tests.core.desk import DEAD, FAILED, RULE, Desk, caused, started
+from tests.core.runkit import S2, history, job, only, policy, state, step
 
 # --- what ended the run -----------------------------------------------------------------------------------
 
@@ -64,3 +65,24 @@ def test_the_same_command_that_ended_before_or_beside_is_no_new_start():
     runs = history(before, beside, job(at=1, status="FAILED", ended=100))
 
     assert Desk().decide(runs) == ["started"]
+
+
+# --- after the daemon was started again -----------------------------------------------------------------------
+
+
+def test_a_training_that_finished_is_finished_also_after_the_daemon_was_restarted():
+    """What failed was the program behind fit()."""
+    runs = history(state(90, "FINISHED"), *DEAD, FAILED, runs=started())
+    assert only(runs).status == "finished"
+    assert Desk().decide(runs) == []
+
+    again = history(*DEAD, FAILED, runs=restored([replace(only(runs), ranks=())]))
+    assert only(again).status == "finished"
+    assert Desk().decide(again) == []
+
+
+def test_a_user_who_interrupted_the_training_is_not_overruled():
+    """Ctrl-C reaches the controller; the driver's exit code makes the job FAILED all the same."""
+    runs = history(state(90, "ABORTED"), *DEAD, FAILED, runs=started())
+
+    assert "started" not in Desk().decide(runs, caused("job_driver_failed", settled_at=99.0))
