@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from raywatch.core.lineage import restored
-from raywatch.model import Trust
+from raywatch.model import SessionSeen, Trust
 from tests.core.desk import DEAD, FAILED, RULE, Desk, caused, started
-from tests.core.runkit import S2, history, job, only, policy, state, step
+from tests.core.runkit import S1, S2, group, history, job, only, policy, saved, state, step
 
 # --- what ended the run -----------------------------------------------------------------------------------
 
@@ -79,6 +79,39 @@ def test_a_training_that_finished_is_finished_also_after_the_daemon_was_restarte
     again = history(*DEAD, FAILED, runs=restored([replace(only(runs), ranks=())]))
     assert only(again).status == "finished"
     assert Desk().decide(again) == []
+
+
+def test_a_stranger_with_the_old_job_id_of_another_session_joins_no_run():
+    """Job ids begin again with each session; the daemon was away when the cluster was started anew."""
+    before = history(SessionSeen(0, "", "session_1"), job(at=1), group(5), saved(6), FAILED)
+    stored = list(before.runs.values())
+
+    later = restored(stored)
+    later = history(
+        SessionSeen(1000, "", "session_2"), job("debug", at=1001, job_id="02000000"), runs=later
+    )
+    assert later.runs[S1].submissions == (S1,)
+    assert later.runs["debug"].submissions == ("debug",)
+
+
+def test_a_stranger_joins_no_run_also_when_the_switch_was_seen_before_the_restart():
+    before = history(
+        SessionSeen(0, "", "session_1"),
+        job(at=1),
+        group(5),
+        saved(6),
+        FAILED,
+        SessionSeen(500, "", "session_2"),
+        job("second", at=501, job_id="01000000"),
+    )
+    later = restored(list(before.runs.values()))
+    later = history(
+        SessionSeen(1000, "", "session_2"), job("debug", at=1001, job_id="02000000"), runs=later
+    )
+
+    assert later.runs[S1].submissions == (S1,)
+    assert set(later.runs) == {S1, "second", "debug"}
+    assert later.life("second").jobs == ("01000000",)
 
 
 def test_a_user_who_interrupted_the_training_is_not_overruled():

@@ -185,8 +185,11 @@ def test_a_hand_run_driver_started_again_in_a_new_session_begins_a_new_life():
 
 
 def test_runs_that_were_stored_are_found_again_by_all_they_own():
-    run = only(history(job(at=1), rank_set_up(4, 0, "w0"), group(5), policy(9, "RAISE")))
-    runs = restored([run], "session_1")
+    ranks = (rank_set_up(4, 0, "w0"), group(5))
+    session = SessionSeen(0, "2.60", "session_1")
+    run = only(history(session, job(at=1), *ranks, policy(9, "RAISE")))
+    assert only(history(job(at=1), *ranks, policy(9, "RAISE"), session)).session == run.session
+    runs = restored([run])
 
     for named in (("submission", S1), ("job", "02000000"), ("worker", "w0"), ("actor", "a-w0")):
         assert runs_hurt(runs, incident(named)) == (S1,)
