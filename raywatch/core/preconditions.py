@@ -15,7 +15,7 @@ from raywatch.core.runs import (
     successors,
     touches_life,
 )
-from raywatch.core.standing import SLACK_S
+from raywatch.core.standing import SLACK_S, was_survived
 from raywatch.model import (
     Action,
     ActionState,
@@ -119,23 +119,13 @@ def is_about_now(run: Run, runs: Runs, incident: Incident, used_by: Sequence[Act
     """
     named = touches_life(runs, run, incident)
     begun, ended = run.started_at or 0.0, run.ended_at
-    if named is False or incident.last_at < begun or _was_survived(run, runs, incident):
+    if named is False or incident.last_at < begun or was_survived(run, runs, incident):
         return False
     if ended is not None and not incident.first_at - SLACK_S <= ended <= incident.last_at + FAR_S:
         return False
     mine = [a for a in used_by if canonical(runs, a.run) == run.id]
     used = any(not is_for_life(a, run, runs) for a in mine)
     return bool(named) or incident.first_at >= begun or not used
-
-
-def _was_survived(run: Run, runs: Runs, incident: Incident) -> bool:
-    """Say whether Ray Train has started the run's workers again since, or the run made progress all the same."""
-    group_at = runs.life(run.id).group_at
-    saved_at = run.checkpoint.at if run.checkpoint is not None else None
-    if max(run.step_at or 0.0, saved_at or 0.0) > incident.last_at + SLACK_S:
-        return True
-    restarted = incident.restarted and not incident.gave_up
-    return incident.last_at < group_at or (restarted and incident.first_at < group_at)
 
 
 def is_for_life(action: Action, run: Run, runs: Runs) -> bool:

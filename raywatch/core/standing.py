@@ -154,3 +154,13 @@ def touches_life(runs: Runs, run: Run, incident: Incident) -> bool | None:
     if ranks & {i for r in run.ranks for i in (r.actor_id, r.worker_id) if i}:
         return True
     return False if submissions or jobs else None
+
+
+def was_survived(run: Run, runs: Runs, incident: Incident) -> bool:
+    """Say whether Ray Train has started the run's workers again since, or the run made progress all the same."""
+    group_at = runs.life(run.id).group_at
+    saved_at = run.checkpoint.at if run.checkpoint is not None else None
+    if max(run.step_at or 0.0, saved_at or 0.0) > incident.last_at + SLACK_S:
+        return True
+    restarted = incident.restarted and not incident.gave_up
+    return incident.last_at < group_at or (restarted and incident.first_at < group_at)
