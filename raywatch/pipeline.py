@@ -15,6 +15,8 @@ from raywatch.core.taxonomy import parse_taxonomy
 from raywatch.model import Chunk, Fact, FileId, Finding, Record, Source
 from raywatch.resources import resource_dir
 
+AHEAD_S = 60.0  # a line may be dated so much after it was read: clocks are set
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -67,6 +69,8 @@ def examine(engine: Engine, chunk: Chunk, tz: tzinfo, last_at: float | None = No
         if not chunk.final and _is_open(chunk, record):
             upto = record.offset
             break
+        if chunk.read_at and (record.at or 0.0) > chunk.read_at + AHEAD_S:
+            record = replace(record, at=last_at)  # noqa: PLW2901 - what has not come yet is no time
         new_findings, new_facts = classify(record, engine.ruleset)
         findings += new_findings
         facts += new_facts

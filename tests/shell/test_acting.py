@@ -1,0 +1,46 @@
+"""A real daemon that must not act: what was decided is old, or is about another cluster. And what a crash left behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timezone
+
+import pytest
+
+from raywatch.model import Chunk, FileId, Hook, Source
+from raywatch.pipeline import examine, load_engine
+from raywatch.resuming import Resuming
+from tests.core.desk import BY_COMMAND, CLASSES, JOB, RULE, caused, failed
+
+
+def acts(daemon):
+    """How the actions stand."""
+    return [a["state"] for a in daemon.actions()]
+
+
+@pytest.mark.parametrize("hook", [JOB, replace(BY_COMMAND.hook, retry_interrupted=True)])
+def test_what_a_crash_left_behind_is_not_started_hours_later(hook: Hook):
+    """The job may have been submitted, have finished and have been removed from Ray since."""
+    resuming = Resuming([replace(RULE, hook=hook)], CLASSES, {}, started_at=0.0)
+    resuming.runs = failed()
+    (action,) = resuming.decide([caused()], 101.0)
+    docs = {"action": {d.id: d.json or "" for d in resuming.documents(resuming.runs)}}
+
+    for now, keys, state in ((111.0, [action.key], "started"), (8000.0, [], "interrupted")):
+        later = Resuming([replace(RULE, hook=hook)], CLASSES, docs, started_at=0.0)
+        assert [a.key for a in later.unfinished(now)] == keys
+        assert later.ledger[action.key].state == state
+
+
+def test_a_time_that_has_not_come_yet_is_no_time():
+    """A program may print any year; an incident of 2099 would never be over."""
+    line = b"2099-01-01 00:00:00,000 ERROR worker.py:1 -- A worker died or was killed while executing a task by an unexpected system error.\n"
+    source = Source("job-driver-x.log", "job", "python", submission_id="x")
+    engine, now = load_engine(), 1_800_000_000.0
+    chunk = Chunk(source, FileId(1, 1), 0, 1, line, now, final=True)
+
+    live = examine(engine, chunk, timezone.utc, now).findings
+    assert [f.at for f in live] == [now]
+    assert [f.dated for f in examine(engine, chunk, timezone.utc).findings] == [False]
+    archive = examine(engine, replace(chunk, read_at=0.0), timezone.utc).findings
+    assert [f.at > now for f in archive] == [True]
