@@ -135,7 +135,7 @@ class Daemon:
         self._collect_changes(before, runs)
         changed = self.state is not before or news
         self._commit(now, force=changed, durable=bool(self._to_fire) or bool(self._desk))
-        self._fire()
+        self._fire(now)
         if changed or sweep:
             self._publish(now)
         self._desk.reply(self._write_error)
@@ -195,8 +195,9 @@ class Daemon:
         self.state, _ = expire(self.state, now, QUIET_S)
 
     def start(self, now: float) -> None:
-        """Settle what a crash left behind."""
+        """Settle what a crash left behind: that it was started is on the disk already."""
         self._to_fire += self._resuming.unfinished(now)
+        self._fire(now)
 
     def _resume(self, facts: list[Fact], now: float) -> bool:
         """Take in what came from the other thread and decide; return whether anything did."""
@@ -237,10 +238,15 @@ class Daemon:
         if pruned or resuming.runs.merged is not runs.merged:
             self._counting.tidy(resuming.runs, resuming.ledger, incidents)
 
-    def _fire(self) -> None:
-        """Start what is on the disk; what is not there yet waits for the disk."""
-        if self._write_error or self.service is None:
+    def _fire(self, now: float) -> None:
+        """Start what is on the disk; what could not be written is taken back: it is decided anew, not hours later."""
+        if self.service is None:
             return
+        if self._write_error:
+            detail = f"the store cannot be written: {self._write_error}"
+            for action in self._to_fire:
+                self._resuming.outcome(Outcome(action.key, "deferred", now, detail), now)
+            self._to_fire = []
         incidents = {n: i for i in self.state.incidents for n in (i.id, *i.merged)}
         for action in self._to_fire:
             run, incident = self._resuming.run_of(action), incidents.get(action.incident)

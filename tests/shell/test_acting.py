@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from dataclasses import replace
 from datetime import timezone
 
@@ -11,11 +13,47 @@ from raywatch.model import Chunk, FileId, Hook, Source
 from raywatch.pipeline import examine, load_engine
 from raywatch.resuming import Resuming
 from tests.core.desk import BY_COMMAND, CLASSES, JOB, RULE, caused, failed
+from tests.daemons import until
+from tests.shell.test_asking import fired, watched
 
 
 def acts(daemon):
     """How the actions stand."""
     return [a["state"] for a in daemon.actions()]
+
+
+def test_what_waited_for_a_full_disk_is_decided_anew(tmp_path):
+    """Meanwhile a person started the job again, and it is over."""
+    with watched(tmp_path, "auto") as (ray, logs, daemon):
+        limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+        wal = (tmp_path / "state" / "raywatch.db-wal").stat().st_size
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (wal, limits[1]))
+        ray.fail(logs)
+        until(lambda: acts(daemon), 20, "it was decided")
+        until(lambda: daemon.get("/healthz")[0] == 503, 10, "it says that it cannot write")
+        now = int(time.time() * 1000)
+        again = {"submission_id": "again", "job_id": "06000000", "status": "SUCCEEDED"}
+        ray.others.append({**ray.job, **again, "start_time": now, "end_time": now + 1})
+        time.sleep(6)  # the jobs are asked for every five seconds at the latest
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, limits)
+        until(lambda: daemon.get("/healthz")[0] == 200, 15, "it writes again")
+        until(lambda: acts(daemon) == ["abandoned"], 15, "it is decided anew")
+
+        assert fired(tmp_path) == []
+
+
+def test_what_waited_for_a_full_disk_is_started_once_there_is_room(tmp_path):
+    with watched(tmp_path, "auto") as (ray, logs, daemon):
+        limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+        wal = (tmp_path / "state" / "raywatch.db-wal").stat().st_size
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (wal, limits[1]))
+        ray.fail(logs)
+        until(lambda: acts(daemon), 20, "it was decided")
+        until(lambda: daemon.get("/healthz")[0] == 503, 10, "it says that it cannot write")
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, limits)
+        until(lambda: acts(daemon) == ["succeeded"], 40, "it is started")
+
+        assert len(fired(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("hook", [JOB, replace(BY_COMMAND.hook, retry_interrupted=True)])
