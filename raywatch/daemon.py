@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import threading
 import time
@@ -41,6 +42,7 @@ from raywatch.model import (
     Finding,
     Observation,
     Outcome,
+    SessionSeen,
     Source,
 )
 from raywatch.pipeline import Engine, examine, load_engine
@@ -53,6 +55,7 @@ SWEEP_S = 2.0  # a lost inotify event costs at most this
 TURN_S = 0.01  # between two looks while something is being written
 COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
 RETRY_S = 5.0
+SESSION = re.compile(r"session_\d{4}-")  # as Ray names one; a mounted folder may be named otherwise
 QUIET_S = 900.0  # an incident that was quiet for so long is over
 
 
@@ -90,6 +93,7 @@ class Daemon:
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
         self._endpoints: dict[str, EndpointHealth] = {}
+        self._asked_session = ""  # the one that the dashboard says it is of
         self._swept_at = self._committed_at = self._last_read_at = 0.0
         self._write_error = ""
         self._caught_up = False
@@ -120,7 +124,7 @@ class Daemon:
     def tick(self, now: float, dirty: set[str]) -> None:
         """Read a bounded amount, say what it means, commit it, publish it."""
         began = time.perf_counter()
-        sweep = now - self._swept_at >= SWEEP_S
+        sweep = not 0 <= now - self._swept_at < SWEEP_S  # below 0: the clock was set back
         if sweep:
             self._follow_session()
             self._swept_at = now
@@ -214,21 +218,32 @@ class Daemon:
                     seen.append(item)
         for health in (s for s in seen if isinstance(s, EndpointHealth)):
             self._endpoints[health.name] = health
+        for told in (s for s in seen if isinstance(s, SessionSeen)):
+            self._asked_session = told.session
         self._resuming.learn(facts, seen, now)
         for outcome in outcomes:
             log.warning("hook %s: %s %s", outcome.key, outcome.state, outcome.detail)
             self._resuming.outcome(outcome, now)
         # History first: half of it could look like a failure. And nothing that nobody could carry out.
-        if self._caught_up and self.service is not None:
+        if not self._closed_to_all():
             self._to_fire += self._resuming.decide(self.state.incidents, now)
         self._to_fire += self._desk.take(requests, self.state.incidents, now, self._closed())
         return bool(seen or outcomes or facts or requests or self._to_fire)
 
-    def _closed(self) -> str:
+    def _closed_to_all(self) -> str:
+        """Say why nothing may be decided now."""
         if self.service is None:
             return "the daemon ends"
         if not self._caught_up:
             return "the daemon still reads what was there before it started: ask again"
+        names = {self._session.name if self._session else "", self._asked_session}
+        if len({n for n in names if SESSION.match(n)}) > 1:  # their job ids are the same
+            return f"the logs and the dashboard are of two sessions: {', '.join(sorted(names))}"
+        return ""
+
+    def _closed(self) -> str:
+        if reason := self._closed_to_all():
+            return reason
         return self._write_error and f"the store cannot be written: {self._write_error}"
 
     def _count(self, runs: Runs, now: float, *, sweep: bool) -> None:
@@ -269,9 +284,8 @@ class Daemon:
     def _commit(self, now: float, *, force: bool, durable: bool = False) -> None:
         """Cursors and effects go together or not at all; a full disk loses nothing that is in the files."""
         wait_s = RETRY_S if self._write_error else COMMIT_S
-        if not self._pending or (
-            now - self._committed_at < wait_s and (self._write_error or not force)
-        ):
+        soon = 0 <= now - self._committed_at < wait_s
+        if not self._pending or (soon and (self._write_error or not force)):
             return
         self._committed_at = now
         try:

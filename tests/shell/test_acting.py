@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from dataclasses import replace
-from datetime import timezone
+from datetime import datetime, timezone
 
 import pytest
 
@@ -13,8 +13,9 @@ from raywatch.model import Chunk, FileId, Hook, Source
 from raywatch.pipeline import examine, load_engine
 from raywatch.resuming import Resuming
 from tests.core.desk import BY_COMMAND, CLASSES, JOB, RULE, caused, failed
-from tests.daemons import until
-from tests.shell.test_asking import fired, watched
+from tests.daemons import make_session, until
+from tests.shell.test_asking import fired, sweeps, watched
+from tests.shell.test_counting import daemon_on
 
 
 def acts(daemon):
@@ -56,6 +57,18 @@ def test_what_waited_for_a_full_disk_is_started_once_there_is_room(tmp_path):
         assert len(fired(tmp_path)) == 1
 
 
+def test_a_dashboard_of_another_session_than_the_logs_is_no_reason_to_act(tmp_path):
+    """Two clusters share the folder for temporary files; ids of jobs are the same in both."""
+    with watched(tmp_path, "auto") as (ray, logs, daemon):
+        ray.session = "session_2026-11-23_00-00-00_000001_9"
+        time.sleep(11)  # the session is asked for every ten seconds
+        ray.fail(logs)
+        until(daemon.incidents, 10, "the failure is seen")
+        sweeps(daemon, 5)
+
+        assert acts(daemon) == []
+
+
 @pytest.mark.parametrize("hook", [JOB, replace(BY_COMMAND.hook, retry_interrupted=True)])
 def test_what_a_crash_left_behind_is_not_started_hours_later(hook: Hook):
     """The job may have been submitted, have finished and have been removed from Ray since."""
@@ -82,3 +95,20 @@ def test_a_time_that_has_not_come_yet_is_no_time():
     assert [f.dated for f in examine(engine, chunk, timezone.utc).findings] == [False]
     archive = examine(engine, replace(chunk, read_at=0.0), timezone.utc).findings
     assert [f.at > now for f in archive] == [True]
+
+
+def test_a_clock_that_is_set_back_by_an_hour_blinds_nobody(tmp_path):
+    """No event names the new file; only a sweep finds it."""
+    logs, now = make_session(tmp_path), 1_800_000_000.0
+    with daemon_on(tmp_path) as daemon:
+        daemon.tick(now, set())
+        stamp = datetime.fromtimestamp(now - 3600, timezone.utc).strftime("%Y-%m-%d %H:%M:%S,%f")
+        (logs / "gcs_server.out").write_text(
+            f"[{stamp[:-3]} W 10 10] (gcs_server) gcs_worker_manager.cc:70: Reporting worker exit, "
+            f"worker id = {7:056x}, node id = {8:056x}, address = 127.0.0.1, "
+            "exit_type = SYSTEM_ERROR, exit_detail = Worker unexpectedly exits.\n"
+        )
+        for later in (1.0, 2.0, 3.0):
+            daemon.tick(now - 3600 + later, set())
+
+        assert [i.class_id for i in daemon.state.incidents] == ["worker_crash"]
