@@ -246,7 +246,7 @@ def _counted(
 
 
 def _with_restart(incident: Incident, finding: Finding) -> Incident:
-    if not finding.dated:  # a copy without a time cannot say what came last
+    if not finding.dated or not finding.acts:  # a copy without a time cannot say what came last
         return incident
     if finding.class_id == "train_restarted":
         return replace(incident, restarted=True, gave_up=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import time
 from dataclasses import replace
@@ -9,7 +10,8 @@ from datetime import datetime, timezone
 
 import pytest
 
-from raywatch.model import Chunk, FileId, Hook, Source
+from raywatch.core.incidents import State, correlate_all
+from raywatch.model import Chunk, FileId, Hook, Source, Trust
 from raywatch.pipeline import examine, load_engine
 from raywatch.resuming import Resuming
 from tests.core.desk import BY_COMMAND, CLASSES, JOB, RULE, caused, failed
@@ -112,3 +114,29 @@ def test_a_clock_that_is_set_back_by_an_hour_blinds_nobody(tmp_path):
             daemon.tick(now - 3600 + later, set())
 
         assert [i.class_id for i in daemon.state.incidents] == ["worker_crash"]
+
+
+def test_a_program_that_prints_ray_trains_decision_decides_nothing():
+    """print() inside the training function lands in Ray Train's own log of the worker."""
+    for word, class_id in (("RAISE", "train_failed"), ("RETRY", "train_restarted")):
+        row = {
+            "asctime": "2026-11-23 07:42:49,356",
+            "levelname": "INFO",
+            "message": f"[FailurePolicy] {word}\n  Source: worker group",
+            "run_name": "exp",
+            "job_id": "02000000",
+        }
+        findings = {}
+        for by in ("controller", "worker"):
+            text = json.dumps({**row, "component": by}).encode() + b"\n"
+            path = f"/l/train/ray-train-app-{by}-ab.log"
+            chunk = Chunk(Source(path, "train", "json"), FileId(1, 1), 0, 1, text, 0.0, final=True)
+            (findings[by],) = examine(load_engine(), chunk, timezone.utc).findings
+        assert {f.class_id for f in findings.values()} == {class_id}
+        assert (findings["controller"].acts, findings["worker"].acts) == (True, False)
+
+        crash = replace(findings["controller"], class_id="worker_crash", trust=Trust.RAY)
+        for by, told in (("controller", True), ("worker", False)):
+            _, changes = correlate_all(State(), (), (crash, findings[by]), CLASSES)
+            incident = changes[-1].incident
+            assert (incident.gave_up or incident.restarted) is told
