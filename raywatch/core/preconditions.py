@@ -19,6 +19,7 @@ from raywatch.core.standing import SLACK_S, was_survived
 from raywatch.model import (
     Action,
     ActionState,
+    Checkpoint,
     FailureClass,
     Incident,
     ResumeAdvice,
@@ -373,7 +374,7 @@ def _snapshot_is_torn(case: Case) -> Verdict | None:
 
 
 def _backs_off(case: Case) -> Verdict | None:
-    due = backed_off(case.past, case.rule)
+    due = backed_off(case.past, case.rule, case.run.checkpoint)
     existing = case.existing
     if existing is not None and existing.detail.startswith(DEFERRED) and existing.due_at > case.now:
         return Verdict("waiting", existing.detail, existing.due_at)
@@ -382,13 +383,16 @@ def _backs_off(case: Case) -> Verdict | None:
     return Verdict("waiting", f"backs off after {len(case.past)} attempts", due)
 
 
-def backed_off(past: tuple[Action, ...], rule: ResumeRule) -> float:
-    """Return when the next attempt is due: doubled with each one that brought no step."""
+def backed_off(past: tuple[Action, ...], rule: ResumeRule, saved: Checkpoint | None) -> float:
+    """Return when the next attempt is due: doubled with each one that brought no step and no checkpoint."""
+    reached = saved.step if saved is not None else None
     if not past:
         return 0.0
     streak = 0
     for action in reversed(past):
-        if action.first_step_at is not None:
+        begun = action.checkpoint.step if action.checkpoint is not None else None
+        moved = begun is not None and reached is not None and begun < reached
+        if action.first_step_at is not None or moved:
             break
         streak += 1
     delay = min(rule.backoff_max_s, rule.backoff_s * 2.0 ** min(max(streak, 1) - 1, 30))

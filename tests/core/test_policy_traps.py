@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from raywatch.core.lineage import restored
+from raywatch.core.runs import checkpoint_seen
 from raywatch.model import SessionSeen, Trust
-from tests.core.desk import DEAD, FAILED, RULE, Desk, caused, started
+from tests.core.desk import DEAD, FAILED, NINE, RULE, Desk, caused, failed, resumed, started
 from tests.core.runkit import S1, S2, group, history, job, only, policy, saved, state, step
 
 # --- what ended the run -----------------------------------------------------------------------------------
@@ -119,3 +120,18 @@ def test_a_user_who_interrupted_the_training_is_not_overruled():
     runs = history(state(90, "ABORTED"), *DEAD, FAILED, runs=started())
 
     assert "started" not in Desk().decide(runs, caused("job_driver_failed", settled_at=99.0))
+
+
+# --- what must not be delayed --------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_moved_on_is_progress_also_where_no_step_is_seen():
+    """The ranks' logs are on other nodes; seven failures in a month are no reason to wait ten minutes."""
+    desk = Desk(replace(RULE, backoff_s=10))
+    runs, why, now = failed(), caused(), 101.0
+    for n in range(4):
+        desk.decide(runs, why, now=now)
+        assert (desk.last.state, desk.last.started_at) == ("started", now)
+        runs, why = resumed(desk, runs, n, now)
+        runs = checkpoint_seen(runs, S1, replace(NINE, path=f"/c{n}", step=20 + n, at=now), now)
+        now += 10
