@@ -129,7 +129,12 @@ def owned(runs: Runs, run_id: str, entities: Iterable[Entity]) -> Runs:
     for entity in entities:
         known = owners.get(entity, ())
         if entity.id and run_id not in known:
-            owners = bounded(owners, entity, (*known, run_id))
+            owners = {**owners, entity: (*known, run_id)}
+            while (
+                len(owners) > MAX_ROWS
+            ):  # processes come by the thousand; whose a job is must stay known
+                oldest = (e for e in owners if e.kind in ("worker", "actor"))
+                del owners[next(oldest, next(iter(owners)))]
     return runs if owners is runs.owners else replace(runs, owners=owners)
 
 

@@ -483,3 +483,15 @@ def test_a_run_nobody_knows_has_no_status():
     runs = restored([Run(id=S1, submissions=(S1,), kind="submission", status="failed")])
 
     assert submission_status(runs, only(runs)) == ""
+
+
+def test_a_job_with_thousands_of_workers_stays_its_runs_own(monkeypatch):
+    """Data loading starts workers for weeks; what is forgotten of them must not be whose the job is."""
+    monkeypatch.setattr("raywatch.core.lineage.MAX_ROWS", 50)
+    runs = history(train_run(1), job(at=1, job_id="02000000"))
+    many = [fact("job_marker", 5, worker_id=f"w{n}", job_id="02000000") for n in range(100)]
+    runs = history(*many, runs=runs)
+
+    for named in (("job", "02000000"), ("submission", S1), ("worker", "w99")):
+        assert runs_hurt(runs, incident(named)) == (only(runs).id,)
+    assert len(runs.owners) == 50
