@@ -23,7 +23,7 @@ from raywatch.core.preconditions import (
     speaks_of,
 )
 from raywatch.core.runs import Runs, canonical, runs_hurt
-from raywatch.core.standing import SLACK_S
+from raywatch.core.standing import SLACK_S, forgotten_attempts
 from raywatch.model import (
     Action,
     ActionState,
@@ -182,7 +182,8 @@ def _abandoned(existing: Action | None, detail: str) -> Action | None:
 
 def _action(case: Case, verdict: Verdict) -> Action:
     existing, run, incident = case.existing, case.run, case.incident
-    attempt = existing.attempt if existing is not None else len(case.past) + 1
+    tried = len(case.past) + forgotten_attempts(run, len(case.past))
+    attempt = existing.attempt if existing is not None else tried + 1
     life = case.runs.life(run.id)
     state = _in_mode(case, verdict.state)
     due_at = existing.due_at if existing is not None else case.now

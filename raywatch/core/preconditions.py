@@ -15,7 +15,7 @@ from raywatch.core.runs import (
     successors,
     touches_life,
 )
-from raywatch.core.standing import SLACK_S, was_survived
+from raywatch.core.standing import SLACK_S, forgotten_attempts, was_survived
 from raywatch.model import (
     Action,
     ActionState,
@@ -332,7 +332,7 @@ def _ended_alike(action: Action, case: Case) -> bool:
 
 
 def _budget_is_used_up(case: Case) -> Verdict | None:
-    used = counted(case.past)
+    used = counted(case.past) + forgotten_attempts(case.run, len(case.past))
     if case.advice == "now" or used < case.rule.max_attempts:
         return None
     return Verdict("suggested", f"the budget of {case.rule.max_attempts} attempts is used up")

@@ -164,3 +164,9 @@ def was_survived(run: Run, runs: Runs, incident: Incident) -> bool:
         return True
     restarted = incident.restarted and not incident.gave_up
     return incident.last_at < group_at or (restarted and incident.first_at < group_at)
+
+
+def forgotten_attempts(run: Run, known: int) -> int:
+    """Return how many attempts a submission of ours tells of that no ledger knows: its store was another one."""
+    told = run.metadata.get("raywatch_attempt", "")
+    return max(0, int(told) - known) if told.isascii() and told.isdigit() and len(told) < 6 else 0  # noqa: PLR2004 - hostile

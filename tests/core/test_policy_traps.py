@@ -135,3 +135,19 @@ def test_a_checkpoint_that_moved_on_is_progress_also_where_no_step_is_seen():
         runs, why = resumed(desk, runs, n, now)
         runs = checkpoint_seen(runs, S1, replace(NINE, path=f"/c{n}", step=20 + n, at=now), now)
         now += 10
+
+
+# --- a budget that forgets is no budget ------------------------------------------------------------------------
+
+
+def test_a_new_store_knows_from_the_jobs_metadata_how_often_it_was_tried():
+    """So does a second daemon: both give the next attempt the same number, and so the same key."""
+    ours = {"raywatch_run": S1, "raywatch_action": "k", "raywatch_attempt": "7"}
+    runs = history(job("k", "FAILED", at=1, ended=100, metadata=ours))
+
+    desk = Desk(replace(RULE, max_attempts=8))
+    assert desk.decide(runs) == ["started"]
+    assert desk.last.attempt == 8
+    assert Desk(replace(RULE, max_attempts=7)).decide(runs) == ["suggested"]
+    odd = history(job("k", "FAILED", at=1, ended=100, metadata={**ours, "raywatch_attempt": "-x"}))
+    assert Desk().decide(odd) == ["started"]
