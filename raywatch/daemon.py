@@ -55,6 +55,9 @@ SWEEP_S = 2.0  # a lost inotify event costs at most this
 TURN_S = 0.01  # between two looks while something is being written
 COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
 RETRY_S = 5.0
+FULL_READ = (
+    1 << 20
+)  # what is read of one file at a time: less in all, and every file was read to its end
 SESSION = re.compile(r"session_\d{4}-")  # as Ray names one; a mounted folder may be named otherwise
 QUIET_S = 900.0  # an incident that was quiet for so long is over
 
@@ -96,7 +99,7 @@ class Daemon:
         self._asked_session = ""  # the one that the dashboard says it is of
         self._swept_at = self._committed_at = self._last_read_at = 0.0
         self._write_error = ""
-        self._caught_up = False
+        self._caught_up, self._quiet_sweeps = False, 0
         self._ticks = [0] * (len(TICK_BUCKETS) + 1)
         self._tick_seconds = 0.0
         self._pairs = frozenset(
@@ -132,8 +135,10 @@ class Daemon:
         before, runs = self.state, self._resuming.runs
         findings, facts = self._examine(chunks, now)
         self._correlate(findings, facts, now)
-        if not chunks and sweep:
-            self._caught_up = True
+        if sweep:  # twice: a record that was still open the first time is whole by now
+            read = sum(len(c.data) for c in chunks)
+            self._quiet_sweeps = self._quiet_sweeps + 1 if read < FULL_READ else 0
+            self._caught_up = self._caught_up or not chunks or self._quiet_sweeps > 1
         news = self._resume(facts, now)
         self._count(runs, now, sweep=sweep)
         self._collect_changes(before, runs)

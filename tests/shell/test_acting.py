@@ -140,3 +140,26 @@ def test_a_program_that_prints_ray_trains_decision_decides_nothing():
             _, changes = correlate_all(State(), (), (crash, findings[by]), CLASSES)
             incident = changes[-1].incident
             assert (incident.gave_up or incident.restarted) is told
+
+
+def test_logs_that_never_rest_are_caught_up_with_all_the_same(tmp_path):
+    """A program that prints all the time must not keep the daemon from ever deciding; what it printed before is history."""
+    logs, now = make_session(tmp_path), 1_800_000_000.0
+    broken = "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:59792. \n"
+    old, new = (logs / f"worker-{c * 56}-02000000-{n}.err" for c, n in (("a", 500), ("b", 501)))
+    old.write_text(broken)
+    with daemon_on(tmp_path) as daemon, new.open("a") as out:
+        for turn in range(40):
+            now += 0.2
+            out.write("step\n")
+            out.flush()
+            daemon.tick(now, {str(new)})
+            assert not daemon.state.incidents, turn
+        out.write(broken)
+        for _ in range(5):
+            now += 0.2
+            out.write("step\n")
+            out.flush()
+            daemon.tick(now, {str(new)})
+
+        assert [i.root.file for i in daemon.state.incidents] == [str(new)]
