@@ -94,7 +94,7 @@ class Desk:
         """Tell what was decided, or that it is not on the disk yet."""
         for request, answer in self._open:
             if write_error and answer.status == OK:
-                reason = f"the store cannot be written: {write_error}; it is done once it can be"
+                reason = f"the store cannot be written: {write_error}; see `raywatch actions` for what comes of it"
                 request.answer(_refused(UNAVAILABLE, reason))
             else:
                 request.answer(answer)

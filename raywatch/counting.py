@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.labels import assigned, newest
 from raywatch.core.lineage import canonical
-from raywatch.core.preconditions import speaks_of_class
+from raywatch.core.relevance import speaks_of_class
 from raywatch.core.runs import Runs
 from raywatch.core.tally import (
     BOUNDS_S,

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
+import re
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import tzinfo
 from itertools import chain
 from pathlib import Path
@@ -24,19 +23,15 @@ from queue import SimpleQueue
 from raywatch import __version__
 from raywatch.asking import Desk, Request
 from raywatch.collect.raylogs import (
-    current_session,
     default_temp_dirs,
-    describe,
-    holds_text,
-    node_of_session,
 )
-from raywatch.collect.tail import Cursor, Tailer
-from raywatch.collect.wake import Waker
+from raywatch.collect.tail import Cursor
 from raywatch.config import Config
 from raywatch.core.incidents import State, correlate_all, expire
 from raywatch.core.runs import Runs
 from raywatch.core.view import drain_json, incident_json, rfc3339
 from raywatch.counting import Counting
+from raywatch.following import Following, hold_many_files
 from raywatch.memory import documents, remembered
 from raywatch.metrics import TICK_BUCKETS, MetricsView
 from raywatch.model import (
@@ -48,7 +43,7 @@ from raywatch.model import (
     Finding,
     Observation,
     Outcome,
-    Source,
+    SessionSeen,
 )
 from raywatch.pipeline import Engine, examine, load_engine
 from raywatch.resuming import Look, Resuming
@@ -61,7 +56,7 @@ SWEEP_S = 2.0  # a lost inotify event costs at most this
 TURN_S = 0.005  # between two looks while something is being written
 COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
 RETRY_S = 5.0
-OPEN_FILES = 4096
+SESSION = re.compile(r"session_\d{4}-")  # as Ray names one; a mounted folder may be named otherwise
 QUIET_S = 900.0  # an incident that was quiet for so long is over
 
 
@@ -76,27 +71,19 @@ class Daemon:
         engine: Engine,
         store: Store,
     ) -> None:
-        self._config, self._temp_dirs, self._zone = config, temp_dirs, zone
+        self._zone = zone
         self._engine, self._store = engine, store
         self.inbox: Inbox = SimpleQueue()
         self.service: Service | None = None
         stored = store.load()
         self.state: State = remembered(stored.docs)
         self._counting = Counting(config.resume, engine.ruleset.classes, stored.docs)
-        self._session: Path | None = None
-        self._node: str | None = None
         cursors = [
             Cursor(FileId(c.dev, c.ino), c.path, c.offset, c.line, c.anchor, c.skipping, c.told)
             for c in stored.cursors
         ]
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._tailer = Tailer(
-            [],
-            self._describe,
-            cursors,
-            max_open=min(OPEN_FILES, limit) // 2 if limit > 0 else OPEN_FILES,
-        )
-        self._waker = Waker()
+        self._logs = Following(temp_dirs, config.session_dir, cursors)
+        self._tailer = self._logs.tailer
         self._pending = Commit()  # what the disk does not have yet
         started = float(stored.docs.get("start", {}).get("-", time.time()))
         self._pending.docs["start", "-"] = repr(started)
@@ -106,6 +93,7 @@ class Daemon:
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
         self._endpoints: dict[str, EndpointHealth] = {}
+        self._asked_session = ""  # the one that the dashboard says it is of
         self._swept_at = self._committed_at = self._last_read_at = 0.0
         self._write_error = ""
         self._caught_up = False
@@ -120,26 +108,23 @@ class Daemon:
     def close(self) -> None:
         """Commit what is known and let go of the files."""
         self._commit(time.time(), force=True)
-        self._waker.close()
-        self._tailer.close()
+        self._logs.close()
 
     def wait(self) -> set[str]:
         """Sleep until something is written, at most until the next sweep; return the paths that were named."""
-        return self._waker.wait(TURN_S if self._tailer.busy() else SWEEP_S / 2)
+        return self._logs.waker.wait(TURN_S if self._tailer.busy() else SWEEP_S / 2)
 
     def wake(self) -> None:
         """End a wait, from any thread."""
-        self._waker.wake()
+        self._logs.waker.wake()
 
     def tick(self, now: float, dirty: set[str]) -> None:
         """Read a bounded amount, say what it means, commit it, publish it."""
         began = time.perf_counter()
-        sweep = now - self._swept_at >= SWEEP_S
+        sweep = not 0 <= now - self._swept_at < SWEEP_S  # below 0: the clock was set back
         if sweep:
-            self._node = None
-            self._follow_session()
             self._swept_at = now
-            self._tailer.begin_sweep(now)
+            self._logs.sweep(now)
         chunks = self._tailer.poll(now, dirty=dirty if self._caught_up else None)
         before, runs = self.state, self._resuming.runs
         findings, facts = self._examine(chunks, now)
@@ -151,44 +136,15 @@ class Daemon:
         self._collect_changes(before, runs)
         changed = self.state is not before or news
         self._commit(now, force=changed, durable=bool(self._to_fire) or bool(self._desk))
-        self._fire()
+        self._fire(now)
         if changed or sweep:
             self._publish(now)
         self._desk.reply(self._write_error)
         if sweep and self.service is not None:
             self.service.look(self._resuming.to_look_at())
-            if self._session is not None:
-                self.service.keep(self._resuming.packages(), self._session)
+            if self._logs.session is not None:
+                self.service.keep(self._resuming.packages(), self._logs.session)
         self._measure(time.perf_counter() - began)
-
-    def _follow_session(self) -> None:
-        session = self._config.session_dir or next(
-            filter(None, map(current_session, self._temp_dirs)), None
-        )
-        if session is None or session == self._session:
-            if session is None and self._session is None and not self._swept_at:
-                where = ", ".join(map(str, self._temp_dirs))
-                log.warning("no Ray session yet in %s; waiting for one", where)
-            return
-        log.info("following session path=%s", session)
-        self._session = session.resolve()
-        self._tailer.set_roots([self._session / "logs"])
-        self._waker.watch([self._session / "logs"])
-        if self._waker.mode != "inotify":
-            log.warning("inotify does not work here, polling instead: %s", self._waker.reason)
-
-    def _describe(self, path: str) -> Source | None:
-        if self._session is None:
-            return None
-        source = describe(path, session=self._session.name)
-        if source is None or (source.component == "unknown" and not holds_text(Path(path))):
-            return None
-        logs = self._session / "logs"
-        if source.component == "raylet":
-            return replace(source, node=node_of_session(Path(path), logs))
-        if self._node is None:  # once a sweep: it reads the head of every raylet's log
-            self._node = node_of_session(logs / "-", logs)
-        return replace(source, node=self._node)  # '' where several raylets share it
 
     def _examine(self, chunks: list[Chunk], now: float) -> tuple[list[Finding], list[Fact]]:
         findings: list[Finding] = []
@@ -220,8 +176,9 @@ class Daemon:
         self.state, _ = expire(self.state, now, QUIET_S)
 
     def start(self, now: float) -> None:
-        """Settle what a crash left behind."""
+        """Settle what a crash left behind: that it was started is on the disk already."""
         self._to_fire += self._resuming.unfinished(now)
+        self._fire(now)
 
     def _resume(self, facts: list[Fact], now: float) -> bool:
         """Take in what came from the other thread and decide; return whether anything did."""
@@ -238,21 +195,32 @@ class Daemon:
                     seen.append(item)
         for health in (s for s in seen if isinstance(s, EndpointHealth)):
             self._endpoints[health.name] = health
+        for told in (s for s in seen if isinstance(s, SessionSeen)):
+            self._asked_session = told.session
         self._resuming.learn(facts, seen, now)
         for outcome in outcomes:
             log.warning("hook %s: %s %s", outcome.key, outcome.state, outcome.detail)
             self._resuming.outcome(outcome, now)
         # History first: half of it could look like a failure. And nothing that nobody could carry out.
-        if self._caught_up and self.service is not None:
+        if not self._closed_to_all():
             self._to_fire += self._resuming.decide(self.state.incidents, now)
         self._to_fire += self._desk.take(requests, self.state.incidents, now, self._closed())
         return bool(seen or outcomes or facts or requests or self._to_fire)
 
-    def _closed(self) -> str:
+    def _closed_to_all(self) -> str:
+        """Say why nothing may be decided now."""
         if self.service is None:
             return "the daemon ends"
         if not self._caught_up:
             return "the daemon still reads what was there before it started: ask again"
+        names = {self._logs.name or "", self._asked_session}
+        if len({n for n in names if SESSION.match(n)}) > 1:  # their job ids are the same
+            return f"the logs and the dashboard are of two sessions: {', '.join(sorted(names))}"
+        return ""
+
+    def _closed(self) -> str:
+        if reason := self._closed_to_all():
+            return reason
         return self._write_error and f"the store cannot be written: {self._write_error}"
 
     def _count(self, runs: Runs, now: float, *, sweep: bool) -> None:
@@ -262,10 +230,15 @@ class Daemon:
         if pruned or resuming.runs.merged is not runs.merged:
             self._counting.tidy(resuming.runs, resuming.ledger, incidents)
 
-    def _fire(self) -> None:
-        """Start what is on the disk; what is not there yet waits for the disk."""
-        if self._write_error or self.service is None:
+    def _fire(self, now: float) -> None:
+        """Start what is on the disk; what could not be written is taken back: it is decided anew, not hours later."""
+        if self.service is None:
             return
+        if self._write_error:
+            detail = f"the store cannot be written: {self._write_error}"
+            for action in self._to_fire:
+                self._resuming.outcome(Outcome(action.key, "deferred", now, detail), now)
+            self._to_fire = []
         incidents = {n: i for i in self.state.incidents for n in (i.id, *i.merged)}
         for action in self._to_fire:
             run, incident = self._resuming.run_of(action), incidents.get(action.incident)
@@ -288,9 +261,8 @@ class Daemon:
     def _commit(self, now: float, *, force: bool, durable: bool = False) -> None:
         """Cursors and effects go together or not at all; a full disk loses nothing that is in the files."""
         wait_s = RETRY_S if self._write_error else COMMIT_S
-        if not self._pending or (
-            now - self._committed_at < wait_s and (self._write_error or not force)
-        ):
+        soon = 0 <= now - self._committed_at < wait_s
+        if not self._pending or (soon and (self._write_error or not force)):
             return
         self._committed_at = now
         try:
@@ -315,7 +287,7 @@ class Daemon:
             "store": {"error": self._write_error or None, "rebuilt": self._store.rebuilt},
             **self._resuming.shown(),
         }
-        session = self._session.name if self._session else None
+        session = self._logs.name
         self._shown.publish(
             now,
             session,
@@ -331,9 +303,9 @@ class Daemon:
         return [
             {
                 "source": "logs",
-                "up": int(self._session is not None),
+                "up": int(self._logs.session is not None),
                 "files": self._tailer.files(),
-                "mode": self._waker.mode,
+                "mode": self._logs.waker.mode,
                 "last_at": rfc3339(self._last_read_at),
             },
             *map(source_row, self._endpoints.values()),
@@ -354,7 +326,7 @@ class Daemon:
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),
             sources={
-                "logs": (self._session is not None, self._last_read_at),
+                "logs": (self._logs.session is not None, self._last_read_at),
                 **{
                     h.name: (h.state == "up", h.at)
                     for h in self._endpoints.values()
@@ -379,20 +351,12 @@ class Daemon:
     def health(self) -> tuple[bool, bytes]:
         """Say whether the daemon sees and keeps what happens. A blind watcher is not healthy."""
         facts = {
-            "session": self._session.name if self._session else None,
-            "watch": self._waker.mode,
+            "session": self._logs.name,
+            "watch": self._logs.waker.mode,
             "store": self._write_error or "ok",
             "store_rebuilt": self._store.rebuilt,
         }
-        return self._session is not None and not self._write_error, json.dumps(facts).encode()
-
-
-def _hold_many_files() -> None:
-    """A log that is held open is read to its end also when it is deleted."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return self._logs.session is not None and not self._write_error, json.dumps(facts).encode()
 
 
 def run(
@@ -400,7 +364,7 @@ def run(
 ) -> None:
     """Run until SIGTERM or SIGINT; `ready(port)` is called once it listens. Raises StoreError, WebError."""
     stopping = threading.Event()
-    _hold_many_files()
+    hold_many_files()
     engine = load_engine(config.rules)
     temp_dirs = (config.temp_dir,) if config.temp_dir else default_temp_dirs(environ)
     with Store(config.store) as store:

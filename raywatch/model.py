@@ -489,6 +489,7 @@ class Run:
     seen_at: float = 0.0
     last_policy: str = ""  # RETRY | RAISE, with its time
     last_policy_at: float | None = None
+    session: str = ""  # of Ray, where the newest of `jobs` has its id from
 
 
 HookKind: TypeAlias = Literal["job", "command"]

@@ -15,6 +15,8 @@ from raywatch.core.taxonomy import parse_taxonomy
 from raywatch.model import Chunk, Fact, FileId, Finding, Record, Source
 from raywatch.resources import resource_dir
 
+AHEAD_S = 60.0  # a line may be dated so much after it was read: clocks are set
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -73,6 +75,8 @@ def examine(
     facts: list[Fact] = []
     upto, told = chunk.end, 0
     for record in join(chunk, hits, tz, last_at):
+        if chunk.read_at and (record.at or 0.0) > chunk.read_at + AHEAD_S:
+            record = replace(record, at=last_at)  # noqa: PLW2901 - what has not come yet is no time
         new_findings, new_facts = classify(record, engine.ruleset)
         news = _untold(record, new_findings, chunk.told, engine.ruleset)
         if not chunk.final and _is_open(chunk, record):

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.ledger import forgettable, orphaned
 from raywatch.core.policy import ByHand, apply_outcome, decide, decide_by_hand, progress
-from raywatch.core.preconditions import speaks_of
+from raywatch.core.relevance import speaks_of
 from raywatch.core.runs import (
     Runs,
     canonical,
@@ -85,11 +85,14 @@ class Resuming:
     def unfinished(self, now: float) -> list[Action]:
         """Settle what a crash left behind; return the actions to fire again.
 
-        A job hook is safe to fire again: its key is the submission's id. A command is interrupted.
+        A job hook is safe to fire again: its key is the submission's id, as long as Ray knows it. What is older than
+        `max_age_s`, and a command, is interrupted.
         """
         again: list[Action] = []
         for action in [a for a in self.ledger.values() if a.state == "started"]:
-            if action.hook.kind == "job" or action.hook.retry_interrupted:
+            is_safe = action.hook.kind == "job" or action.hook.retry_interrupted
+            age = now - (action.started_at or 0.0)
+            if is_safe and age <= self._rule_of(action).max_age_s:
                 again.append(action)
             else:
                 detail = "the daemon ended while it ran; not run again"

@@ -33,6 +33,8 @@ class FakeRay:
             "metadata": {},
             "runtime_env": {},
         }
+        self.others: list[dict[str, object]] = []  # jobs beside it
+        self.session = "s"
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._ready, self._ended = threading.Event(), asyncio.Event()
@@ -86,10 +88,10 @@ class FakeRay:
         await runner.cleanup()
 
     async def _version(self, _request):
-        return web.json_response({"ray_version": "2.60.0", "session_name": "s"})
+        return web.json_response({"ray_version": "2.60.0", "session_name": self.session})
 
     async def _jobs(self, _request):
-        return web.json_response([self.job])
+        return web.json_response([self.job, *self.others])
 
     async def _one(self, request):
         known = request.match_info["id"] == self.job["submission_id"]

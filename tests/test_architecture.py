@@ -35,6 +35,7 @@ WIRING = {
     "config",
     "counting",
     "daemon",
+    "following",
     "scan",
     "explain",
     "demo",

@@ -53,6 +53,7 @@ _SUBJECT_KEYS: Mapping[str, tuple[str, ...]] = {
     "run": ("run_name", "submission_id", "job_id"),
     "device": ("device", "pid"),
 }
+_DECISIONS = frozenset(["train_failed", "train_restarted"])  # the controller's alone
 _SNIPPET = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]", re.MULTILINE)
 _NOBODY = re.compile(r"(?:0+|f+)\Z")  # Ray's nil ids; 0f000000 is a job, the 15th
 
@@ -163,8 +164,15 @@ def _finding(
         confidence=signature.confidence,
         fields=fields,
         entities=entities_of(fields),
-        acts=signature.maturity == "stable" and record.source.component != "unknown",
+        acts=signature.maturity == "stable"
+        and record.source.component != "unknown"
+        and not (failure.id in _DECISIONS and _by_program(fields)),
     )
+
+
+def _by_program(fields: Mapping[str, str]) -> bool:
+    """Say whether a rank wrote it: what a program prints lands in Ray Train's logs and in the driver's too."""
+    return fields.get("component") == "worker" or fields.get("stream_name") == "RayTrainWorker"
 
 
 def _trust(record: Record, signature: Signature, failure: FailureClass) -> Trust:

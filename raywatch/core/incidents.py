@@ -40,6 +40,7 @@ from raywatch.model import (
 MAX_EVIDENCE = 24
 MAX_WAITING = 64
 MAX_SIZES = 32
+MAX_NAMED = 512
 _ROLE_RANK = {"root": 2, "symptom": 1, "warning": 0, "benign": -1}
 _BREADTH = {"cluster": 3, "node": 2}  # what is wider explains more
 _EARLY = frozenset(["node_unhealthy", "preemption_notice"])  # signs of an end, not reasons of one
@@ -141,7 +142,7 @@ def _attach(
         first_at=min(incident.first_at, finding.at) if finding.dated else incident.first_at,
         last_at=max(incident.last_at, finding.at) if finding.dated else incident.last_at,
         evidence=_kept(incident.evidence, finding.evidence),
-        entities=incident.entities | finding.entities,
+        entities=_named(incident.entities, finding.entities),
         heard=heard_of(incident.heard, finding),
         acts=incident.acts or finding.acts,
         fields={**finding.fields, **incident.fields},
@@ -159,6 +160,12 @@ def _attach(
     changed = grown.class_id != incident.class_id
     change = Change("reclassified" if changed else "extended", grown, finding)
     return replace(state, incidents=others), (change,)
+
+
+def _named(known: frozenset[Entity], new: frozenset[Entity]) -> frozenset[Entity]:
+    """Join whom two name. Of processes that crash for days any few say whose they are; jobs and nodes stay."""
+    full = len(known) >= MAX_NAMED
+    return known | frozenset(e for e in new if not full or e.kind not in ("worker", "actor", "pid"))
 
 
 def _absorb(
@@ -199,7 +206,7 @@ def _joined(keeper: Incident, other: Incident) -> Incident:
         last_at=max(keeper.last_at, other.last_at),
         evidence=evidence,
         explains=tuple(e for e in explains if e[0] != keeper.class_id),
-        entities=keeper.entities | other.entities,
+        entities=_named(keeper.entities, other.entities),
         findings=keeper.findings + other.findings,
         heard={**other.heard, **keeper.heard},
         gave_up=keeper.gave_up or other.gave_up,
@@ -246,7 +253,7 @@ def _counted(
 
 
 def _with_restart(incident: Incident, finding: Finding) -> Incident:
-    if not finding.dated:  # a copy without a time cannot say what came last
+    if not finding.dated or not finding.acts:  # a copy without a time cannot say what came last
         return incident
     if finding.class_id == "train_restarted":
         return replace(incident, restarted=True, gave_up=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from raywatch.core.preconditions import FIRED, reached
+from raywatch.core.relevance import FIRED, reached
 from raywatch.core.runs import Runs, canonical
 from raywatch.model import Action
 

@@ -59,11 +59,17 @@ class Runs:
 
 
 def restored(runs: Iterable[Run], session: str = "") -> Runs:
-    """Rebuild the indexes around runs that were stored. `session` is the one their job ids are of."""
+    """Rebuild the indexes around runs that were stored. `session`: the one that Ray is in, else the newest known.
+
+    Ids of jobs begin again with each session, so those of another one name nobody any more.
+    """
+    runs = tuple(runs)
+    session = session or max((r.session for r in runs), default="")
     state = Runs(session=session)
     for run in runs:
+        jobs = run.jobs[-1:] if run.session == session else ()
         life = Life(
-            jobs=run.jobs[-1:],
+            jobs=jobs,
             submission=run.submissions[-1] if run.submissions and run.kind != "driver" else "",
             ending=_ending_of(run),
             controller=run.controllers[-1] if run.controllers else "",
@@ -72,7 +78,7 @@ def restored(runs: Iterable[Run], session: str = "") -> Runs:
         )
         state = put(state, run, life)
         state = owned(state, run.id, [Entity("submission", s) for s in run.submissions])
-        state = owned(state, run.id, [Entity("job", j) for j in run.jobs])
+        state = owned(state, run.id, [Entity("job", j) for j in jobs])
         for rank in run.ranks:
             state = owned(
                 state, run.id, [Entity("actor", rank.actor_id), Entity("worker", rank.worker_id)]
@@ -81,7 +87,10 @@ def restored(runs: Iterable[Run], session: str = "") -> Runs:
 
 
 def _ending_of(run: Run) -> str:
-    return "RAISE" if run.status == "failed" else ""
+    """Return what the training itself said, as far as its status still tells."""
+    if run.status == "finished":  # of a driver that ended this says nothing
+        return "FINISHED" if run.kind != "driver" else ""
+    return {"failed": "RAISE", "stopped": "INTERRUPTED"}.get(run.status, "")
 
 
 def bounded(mapping: Mapping[_K, _V], key: _K, value: _V) -> dict[_K, _V]:
@@ -120,7 +129,12 @@ def owned(runs: Runs, run_id: str, entities: Iterable[Entity]) -> Runs:
     for entity in entities:
         known = owners.get(entity, ())
         if entity.id and run_id not in known:
-            owners = bounded(owners, entity, (*known, run_id))
+            owners = {**owners, entity: (*known, run_id)}
+            while (
+                len(owners) > MAX_ROWS
+            ):  # processes come by the thousand; whose a job is must stay known
+                oldest = (e for e in owners if e.kind in ("worker", "actor"))
+                del owners[next(oldest, next(iter(owners)))]
     return runs if owners is runs.owners else replace(runs, owners=owners)
 
 
@@ -181,6 +195,7 @@ def attached(
         jobs=_with(run.jobs, job, last=current),
         submissions=_with(run.submissions, submission, last=current),
         started_at=(at if begins else run.started_at) or run.started_at,
+        session=runs.session if current and job else run.session,
     )
     entities = [Entity("job", job), Entity("submission", submission)]
     return owned(put(runs, run, life), run_id, entities), current
@@ -283,7 +298,8 @@ def enter_session(runs: Runs, session: str) -> Runs:
     if not session or session == runs.session:
         return runs
     if not runs.session:
-        return replace(runs, session=session)
+        told = {k: r if r.session else replace(r, session=session) for k, r in runs.runs.items()}
+        return replace(runs, session=session, runs=told)
     kept = {e: o for e, o in runs.owners.items() if e.kind == "submission"}
     lives = {k: replace(v, jobs=(), controller="") for k, v in runs.lives.items()}
     states = {

@@ -9,20 +9,16 @@ from dataclasses import dataclass, replace
 
 from raywatch.core.preconditions import (
     DEFERRED,
-    FIRED,
     Case,
     Objection,
     Verdict,
-    admits,
-    history_of,
-    is_about_now,
-    is_for_life,
     judge,
     kept_until,
     objections_by_hand,
-    speaks_of,
 )
+from raywatch.core.relevance import FIRED, admits, history_of, is_about_now, is_for_life, speaks_of
 from raywatch.core.runs import Runs, canonical, runs_hurt
+from raywatch.core.standing import SLACK_S, forgotten_attempts
 from raywatch.model import (
     Action,
     ActionState,
@@ -117,10 +113,14 @@ def _pairs(
 def _best(
     pairs: Sequence[tuple[Run, Incident]], classes: Mapping[str, FailureClass]
 ) -> tuple[Run, Incident]:
-    """Return what ended a run: the weightiest incident, but none that came after a bug had ended it."""
+    """Return what ended a run: the weightiest incident, but none that came after a bug had ended it, or long before."""
     bugs = [i.first_at for _, i in pairs if classes[i.class_id].resume == "never"]
-    until = min(bugs, default=0.0) + BUG_LEAD_S
-    fitting = [(r, i) for r, i in pairs if not bugs or i.first_at <= until]
+    bug = min(bugs, default=0.0)
+    fitting = [
+        (r, i)
+        for r, i in pairs
+        if not bugs or (i.first_at <= bug + BUG_LEAD_S and i.last_at >= bug - SLACK_S)
+    ]
     return max(fitting, key=lambda pair: _weight(pair[0], pair[1], classes))
 
 
@@ -177,7 +177,8 @@ def _abandoned(existing: Action | None, detail: str) -> Action | None:
 
 def _action(case: Case, verdict: Verdict) -> Action:
     existing, run, incident = case.existing, case.run, case.incident
-    attempt = existing.attempt if existing is not None else len(case.past) + 1
+    tried = len(case.past) + forgotten_attempts(run, len(case.past))
+    attempt = existing.attempt if existing is not None else tried + 1
     life = case.runs.life(run.id)
     state = _in_mode(case, verdict.state)
     due_at = existing.due_at if existing is not None else case.now

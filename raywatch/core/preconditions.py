@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
-from raywatch.core.runs import Runs, canonical, ranks_left, rivals, submission_status, touches_life
-from raywatch.core.standing import SLACK_S
+from raywatch.core.relevance import counted, is_for_life
+from raywatch.core.runs import (
+    Runs,
+    ranks_left,
+    rivals,
+    submission_status,
+    successors,
+)
+from raywatch.core.standing import forgotten_attempts
 from raywatch.model import (
     Action,
     ActionState,
+    Checkpoint,
     FailureClass,
     Incident,
     ResumeAdvice,
@@ -18,10 +25,8 @@ from raywatch.model import (
     Run,
 )
 
-FIRED = ("started", "succeeded", "failed", "timed_out", "interrupted", "refused")
 MAX_STUCK = 3  # resumes that end as before, without a step beyond the checkpoint they began at
 DEFERRED = "deferred: "
-_COUNTS_ANYWAY = ("failed", "timed_out", "interrupted")  # the hook itself did not work
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,99 +86,6 @@ class Verdict:
 Check = Callable[[Case], Verdict | None]
 
 
-def admits(rule: ResumeRule, run: Run, failure: FailureClass) -> bool:
-    """Say whether a rule speaks of this run and this class. Without one nothing ever happens.
-
-    Naming a class overrides the taxonomy, but never for what resuming would only repeat.
-    """
-    return speaks_of_class(rule, failure) and speaks_of(rule, run)
-
-
-def speaks_of(rule: ResumeRule, run: Run) -> bool:
-    """Say whether a rule's `run` names this run: by name, submission, entrypoint or a label of its owner."""
-    labels = [v for k, v in run.metadata.items() if not k.startswith("raywatch_")]
-    said = (run.name, *run.submissions, run.entrypoint, *labels)
-    return any(fnmatchcase(n, rule.run) for n in said if n)
-
-
-def speaks_of_class(rule: ResumeRule, failure: FailureClass) -> bool:
-    """Say whether a rule speaks of this class, whatever the run."""
-    if failure.role not in ("root", "symptom") or failure.resume == "never":
-        return False
-    return failure.id in rule.classes if rule.classes else failure.resume != "none"
-
-
-def is_about_now(run: Run, runs: Runs, incident: Incident, used_by: Sequence[Action]) -> bool:
-    """Say whether an incident can have ended the run's current life, and not an earlier one.
-
-    `used_by` are the actions that this incident has started already.
-    """
-    named = touches_life(runs, run, incident)
-    begun, ended = run.started_at or 0.0, run.ended_at
-    if named is False or incident.last_at < begun or _was_survived(run, runs, incident):
-        return False
-    if ended is not None and incident.first_at > ended + SLACK_S:
-        return False
-    mine = [a for a in used_by if canonical(runs, a.run) == run.id]
-    used = any(not is_for_life(a, run, runs) for a in mine)
-    return bool(named) or incident.first_at >= begun or not used
-
-
-def _was_survived(run: Run, runs: Runs, incident: Incident) -> bool:
-    """Say whether Ray Train has started the run's workers again since."""
-    group_at = runs.life(run.id).group_at
-    restarted = incident.restarted and not incident.gave_up
-    return incident.last_at < group_at or (restarted and incident.first_at < group_at)
-
-
-def is_for_life(action: Action, run: Run, runs: Runs) -> bool:
-    """Say whether an action was decided for the run's current submission or driver."""
-    life = runs.life(run.id)
-    if life.submission:
-        return action.old_submission == life.submission
-    if action.old_submission or action.old_job not in (life.jobs or ("",)):
-        return False
-    # Job ids begin again with each session of Ray.
-    return canonical(runs, action.run) == run.id and action.created_at >= (run.started_at or 0.0)
-
-
-def history_of(run: Run, runs: Runs, ledger: Mapping[str, Action]) -> tuple[Action, ...]:
-    """Return the fired actions of a lineage, oldest first, along its submissions also where its name changed."""
-    ids = {run.id, canonical(runs, run.metadata.get("raywatch_run", run.id))}
-    found = reached(ids, set(run.submissions), runs, ledger)
-    fired = [a for a in found.values() if a.state in FIRED]
-    return tuple(sorted(fired, key=lambda a: (a.started_at or a.created_at, a.attempt, a.key)))
-
-
-def reached(
-    ids: set[str], submissions: set[str], runs: Runs, ledger: Mapping[str, Action]
-) -> dict[str, Action]:
-    """Return the actions of these lineages and submissions, and those that they lead to."""
-    ids, submissions = set(ids), set(submissions)
-    found: dict[str, Action] = {}
-    grown = True
-    while grown:
-        fresh = [
-            a
-            for a in ledger.values()
-            if a.key not in found
-            and (
-                canonical(runs, a.run) in ids
-                or submissions & ({a.submission_id, a.old_submission, a.key} - {""})
-            )
-        ]
-        found |= {a.key: a for a in fresh}
-        ids |= {canonical(runs, a.run) for a in fresh}
-        submissions |= {a.old_submission for a in fresh} - {""}
-        grown = bool(fresh)
-    return found
-
-
-def counted(past: tuple[Action, ...]) -> int:
-    """Return how much of the lineage's budget is used up."""
-    return sum(a.state in _COUNTS_ANYWAY or (a.counted and a.state != "refused") for a in past)
-
-
 @dataclass(frozen=True, slots=True)
 class Objection:
     """A check that forbids to resume a run by hand, and why."""
@@ -208,11 +120,19 @@ def _ended_otherwise(case: Case) -> Verdict | None:
     status = submission_status(case.runs, case.run)
     if status in ("SUCCEEDED", "STOPPED"):
         return Verdict("abandoned", f"the old submission is {status}")
-    if case.runs.life(case.run.id).ending == "FINISHED":
-        return Verdict("abandoned", "the training itself finished")
+    ending = case.runs.life(case.run.id).ending
+    if ending in ("FINISHED", "INTERRUPTED"):
+        how = "finished" if ending == "FINISHED" else "was interrupted by its user"
+        return Verdict("abandoned", f"the training itself {how}")
     if status == "ENDED" and not case.incident.gave_up:
         return Verdict("abandoned", "the driver ended and nothing says that it failed")
     return None
+
+
+def _was_done_since(case: Case) -> Verdict | None:
+    """Where no name of Ray Train joins a resubmission by hand to its run, the same work tells."""
+    done = successors(case.runs, case.run)
+    return Verdict("abandoned", f"{done[0]} did the same work since") if done else None
 
 
 def _others_restart_it(case: Case) -> Verdict | None:
@@ -324,7 +244,7 @@ def _ended_alike(action: Action, case: Case) -> bool:
 
 
 def _budget_is_used_up(case: Case) -> Verdict | None:
-    used = counted(case.past)
+    used = counted(case.past) + forgotten_attempts(case.run, len(case.past))
     if case.advice == "now" or used < case.rule.max_attempts:
         return None
     return Verdict("suggested", f"the budget of {case.rule.max_attempts} attempts is used up")
@@ -366,7 +286,7 @@ def _snapshot_is_torn(case: Case) -> Verdict | None:
 
 
 def _backs_off(case: Case) -> Verdict | None:
-    due = backed_off(case.past, case.rule)
+    due = backed_off(case.past, case.rule, case.run.checkpoint)
     existing = case.existing
     if existing is not None and existing.detail.startswith(DEFERRED) and existing.due_at > case.now:
         return Verdict("waiting", existing.detail, existing.due_at)
@@ -375,13 +295,16 @@ def _backs_off(case: Case) -> Verdict | None:
     return Verdict("waiting", f"backs off after {len(case.past)} attempts", due)
 
 
-def backed_off(past: tuple[Action, ...], rule: ResumeRule) -> float:
-    """Return when the next attempt is due: doubled with each one that brought no step."""
+def backed_off(past: tuple[Action, ...], rule: ResumeRule, saved: Checkpoint | None) -> float:
+    """Return when the next attempt is due: doubled with each one that brought no step and no checkpoint."""
+    reached = saved.step if saved is not None else None
     if not past:
         return 0.0
     streak = 0
     for action in reversed(past):
-        if action.first_step_at is not None:
+        begun = action.checkpoint.step if action.checkpoint is not None else None
+        moved = begun is not None and reached is not None and begun < reached
+        if action.first_step_at is not None or moved:
             break
         streak += 1
     delay = min(rule.backoff_max_s, rule.backoff_s * 2.0 ** min(max(streak, 1) - 1, 30))
@@ -391,6 +314,7 @@ def backed_off(past: tuple[Action, ...], rule: ResumeRule) -> float:
 
 _CHECKS: tuple[Check, ...] = (
     _ended_otherwise,
+    _was_done_since,
     _others_restart_it,
     _too_old,
     _symptom_settles,

@@ -39,6 +39,7 @@ from raywatch.core.standing import (
     runs_hurt,
     runs_of_job,
     submission_status,
+    successors,
     touches_life,
 )
 from raywatch.core.trainfacts import apply_fact, is_of_worker, ranks_of
@@ -70,6 +71,7 @@ __all__ = [
     "rivals",
     "runs_hurt",
     "submission_status",
+    "successors",
     "touches_life",
 ]
 
@@ -205,8 +207,9 @@ def _status_with_job(run: Run, life: Life, seen: JobSeen) -> RunStatus:
     if seen.status in ACTIVE:  # Ray Train knows better how a running job does
         heard = life.state_at or life.train_started_at
         return run.status if heard and run.status != "unknown" else said
-    if said == "failed" and life.ending == "FINISHED":
-        return "finished"  # what failed came after the training
+    if said == "failed" and life.ending in ("FINISHED", "INTERRUPTED"):
+        # What failed came after the training; a driver that was interrupted has an exit code too.
+        return "finished" if life.ending == "FINISHED" else "stopped"
     if said != "finished":
         return said
     if life.ending == "INTERRUPTED":

@@ -78,6 +78,21 @@ def rivals(runs: Runs, run: Run) -> tuple[str, ...]:
     )
 
 
+def successors(runs: Runs, run: Run) -> tuple[str, ...]:
+    """Name the other jobs that began to train the same after this one had ended, and are over too."""
+    mine = {*run.submissions, *runs.life(run.id).jobs} - {""}
+    ended = run.ended_at
+    return tuple(
+        key
+        for key, job in runs.jobs.items()
+        if ended is not None
+        and job.status not in ACTIVE
+        and (job.started_at or 0.0) >= ended
+        and not mine & {key, job.job_id}
+        and _is_rival(runs, run, job)
+    )
+
+
 def _is_rival(runs: Runs, run: Run, job: JobSeen) -> bool:
     others = [runs.runs[i] for i in runs_of_job(runs, job)]
     if any(o.name == run.name and same_storage(o.storage_path, run.storage_path) for o in others):
@@ -139,3 +154,19 @@ def touches_life(runs: Runs, run: Run, incident: Incident) -> bool | None:
     if ranks & {i for r in run.ranks for i in (r.actor_id, r.worker_id) if i}:
         return True
     return False if submissions or jobs else None
+
+
+def was_survived(run: Run, runs: Runs, incident: Incident) -> bool:
+    """Say whether Ray Train has started the run's workers again since, or the run made progress all the same."""
+    group_at = runs.life(run.id).group_at
+    saved_at = run.checkpoint.at if run.checkpoint is not None else None
+    if max(run.step_at or 0.0, saved_at or 0.0) > incident.last_at + SLACK_S:
+        return True
+    restarted = incident.restarted and not incident.gave_up
+    return incident.last_at < group_at or (restarted and incident.first_at < group_at)
+
+
+def forgotten_attempts(run: Run, known: int) -> int:
+    """Return how many attempts a submission of ours tells of that no ledger knows: its store was another one."""
+    told = run.metadata.get("raywatch_attempt", "")
+    return max(0, int(told) - known) if told.isascii() and told.isdigit() and len(told) < 6 else 0  # noqa: PLR2004 - hostile

@@ -7,7 +7,7 @@ from dataclasses import replace
 from raywatch.core.bounds import DRAIN_KEEP_S, END_KEEP_S, KEEP, KEEP_LINKS
 from raywatch.core.incidents import MAX_SIZES, State, correlate, correlate_all, expire
 from raywatch.memory import documents, remembered
-from raywatch.model import Drain, Entity, Evidence, Fact
+from raywatch.model import Drain, Entity, Evidence, Fact, Finding, Subject, Trust
 from tests.core.test_incidents import CLASSES, at
 
 MUCH = KEEP + KEEP // 2
@@ -98,3 +98,25 @@ def test_what_is_forgotten_leaves_the_store():
     again = remembered(docs)
     assert again == kept
     assert list(again.drains) == list(kept.drains)
+
+
+def test_a_crash_loop_of_days_is_one_incident_of_bounded_size():
+    """It still names every job that it hurts."""
+    state = State()
+    for n in range(1000):
+        named = (("worker", f"w{n}"), ("job", f"{n // 100:02}000000"), ("run", "exp"))
+        crash = Finding(
+            "worker_crash",
+            Subject("worker", f"w{n}"),
+            1000.0 + 10 * n,
+            dated=True,
+            evidence=Evidence("f", n, "x", 1.0, "gcs"),
+            signature="s",
+            trust=Trust.RAY,
+            entities=frozenset(Entity(k, i) for k, i in named),
+        )
+        state, _ = correlate(state, crash, CLASSES)
+
+    (incident,) = state.incidents
+    assert len(incident.entities) < 600
+    assert {e.id for e in incident.entities if e.kind == "job"} >= {"00000000", "09000000"}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from raywatch.core.ledger import FRESH_S, KEEP_S, forgettable, orphaned
-from raywatch.core.preconditions import counted, history_of
+from raywatch.core.relevance import counted, history_of
 from raywatch.core.runs import Runs
 from raywatch.model import Action, Hook
 from tests.core.desk import Desk, caused, failed, resumed, started

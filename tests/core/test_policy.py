@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from raywatch.core.policy import approve, decide
-from raywatch.core.preconditions import history_of
+from raywatch.core.relevance import history_of
 from raywatch.model import (
     Action,
 )
@@ -270,7 +270,7 @@ def test_4_back_off_doubles_up_to_its_limit():
                 break
         delays.append(later)
         now = desk.last.started_at
-        desk.ledger[desk.last.key] = replace(desk.last, checkpoint=replace(NINE, step=n))
+        desk.ledger[desk.last.key] = replace(desk.last, checkpoint=replace(NINE, step=100 + n))
         runs, why = resumed(desk, runs, n, now)
 
     assert delays == [0, 10, 20, 25]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from raywatch.core.policy import approve, decide_by_hand
-from raywatch.core.preconditions import FIRED
+from raywatch.core.relevance import FIRED
 from raywatch.core.runs import checkpoint_seen
 from raywatch.model import CheckpointProblem
 from tests.core.desk import (

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from raywatch.core.policy import apply_outcome, progress
-from raywatch.core.preconditions import is_about_now
+from raywatch.core.relevance import is_about_now
 from raywatch.core.runs import checkpoint_seen
 from raywatch.model import (
     CheckpointProblem,

@@ -187,8 +187,11 @@ def test_a_hand_run_driver_started_again_in_a_new_session_begins_a_new_life():
 
 
 def test_runs_that_were_stored_are_found_again_by_all_they_own():
-    run = only(history(job(at=1), rank_set_up(4, 0, "w0"), group(5), policy(9, "RAISE")))
-    runs = restored([run], "session_1")
+    ranks = (rank_set_up(4, 0, "w0"), group(5))
+    session = SessionSeen(0, "2.60", "session_1")
+    run = only(history(session, job(at=1), *ranks, policy(9, "RAISE")))
+    assert only(history(job(at=1), *ranks, policy(9, "RAISE"), session)).session == run.session
+    runs = restored([run])
 
     for named in (("submission", S1), ("job", "02000000"), ("worker", "w0"), ("actor", "a-w0")):
         assert runs_hurt(runs, incident(named)) == (S1,)
@@ -543,3 +546,15 @@ def test_a_run_nobody_knows_has_no_status():
     runs = restored([Run(id=S1, submissions=(S1,), kind="submission", status="failed")])
 
     assert submission_status(runs, only(runs)) == ""
+
+
+def test_a_job_with_thousands_of_workers_stays_its_runs_own(monkeypatch):
+    """Data loading starts workers for weeks; what is forgotten of them must not be whose the job is."""
+    monkeypatch.setattr("raywatch.core.lineage.MAX_ROWS", 50)
+    runs = history(train_run(1), job(at=1, job_id="02000000"))
+    many = [fact("job_marker", 5, worker_id=f"w{n}", job_id="02000000") for n in range(100)]
+    runs = history(*many, runs=runs)
+
+    for named in (("job", "02000000"), ("submission", S1), ("worker", "w99")):
+        assert runs_hurt(runs, incident(named)) == (only(runs).id,)
+    assert len(runs.owners) == 50

@@ -40,8 +40,7 @@ def daemon_on(tmp_path: Path):
         try:
             yield daemon
         finally:
-            daemon._waker.close()
-            daemon._tailer.close()
+            daemon._logs.close()
 
 
 def exposition(daemon: Daemon, now: float = NOW) -> str:

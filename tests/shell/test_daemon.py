@@ -5,6 +5,7 @@ import random
 import resource
 import subprocess
 import sys
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -80,6 +81,20 @@ def test_a_new_session_is_followed(tmp_path):
             (make_session(tmp_path, name) / "gcs_server.out").write_text(crash(i + 1))
             until_found(daemon, i + 1)
         assert daemon.get("/healthz")[0] == 200
+    finally:
+        daemon.kill()
+
+
+def test_a_session_that_is_named_by_a_link_is_followed_once(tmp_path):
+    """The link is resolved: it is not a new session at every sweep."""
+    logs = make_session(tmp_path)
+    (logs / "gcs_server.out").write_text(crash(1))
+    link = str(tmp_path / "session_latest")
+    daemon = DaemonProcess(tmp_path, tmp_path / "state", "--session-dir", link)
+    try:
+        until_found(daemon, 1)
+        threading.Event().wait(2.5)  # a sweep and a half
+        assert daemon.output().count("following session") == 1
     finally:
         daemon.kill()
 
