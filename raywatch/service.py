@@ -69,7 +69,7 @@ class Service(threading.Thread):
         self._packages = PackageStore(config.store.parent / "packages")
         self._keeper = Keeper(self._packages, time.time)
         self._poller = DashboardPoller(
-            config.dashboard, self._token, self._observed, clock=time.time
+            config.dashboard, self._token, self._observed, clock=time.time, steady=time.monotonic
         )
         self.started = threading.Event()
         self.error: RaywatchError | None = None

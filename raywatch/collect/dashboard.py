@@ -38,6 +38,7 @@ MAX_BODY = 64 << 20
 ALERT_S = 30.0  # for so long after a nudge everything is asked every second
 ALERT_EVERY_S = 1.0
 HEALTH_EVERY_S = 30.0
+NEVER = float("-inf")
 TURN_S = 0.5
 BACK_OFF_S = 10.0
 SAME_FOR_ALL = frozenset(["refused", "unauthorized", "forbidden"])
@@ -74,12 +75,15 @@ class DashboardPoller:
         emit: Callable[[Sequence[Observation]], None],
         *,
         clock: Callable[[], float],
+        steady: Callable[[], float] | None = None,
         timeout_s: float = 10.0,
         max_body: int = MAX_BODY,
     ) -> None:
+        """`steady` times the questions (else `clock` does): a clock that is set back must not stop them."""
         self._url, self._token, self._emit, self._clock = url.rstrip("/"), token, emit, clock
+        self._steady = steady or clock
         self._timeout, self._max_body = aiohttp.ClientTimeout(total=timeout_s), max_body
-        self._asked = {e.name: 0.0 for e in ENDPOINTS}
+        self._asked = {e.name: NEVER for e in ENDPOINTS}
         self._bodies: dict[str, bytes] = {}
         self._notes: dict[str, str] = {}  # what the body leaves out
         self._rows: dict[str, dict[str, Observation]] = {}
@@ -92,9 +96,9 @@ class DashboardPoller:
     def nudge(self) -> None:
         """Something failed: ask everything now and often for a while."""
         with self._lock:
-            if self._clock() > self._alert_until - ALERT_S / 2:
-                self._asked = dict.fromkeys(self._asked, 0.0)
-            self._alert_until = self._clock() + ALERT_S
+            if self._steady() > self._alert_until - ALERT_S / 2:
+                self._asked = dict.fromkeys(self._asked, NEVER)
+            self._alert_until = self._steady() + ALERT_S
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -108,17 +112,17 @@ class DashboardPoller:
     async def poll(self, session: aiohttp.ClientSession) -> list[Observation]:
         """Ask what is due; return what changed and how the endpoints answered."""
         seen: list[Observation] = []
-        for endpoint in self._due(self._clock()):
-            self._asked[endpoint.name] = self._clock()
+        for endpoint in self._due(self._steady()):
+            self._asked[endpoint.name] = self._steady()
             health, body = await self._ask(session, endpoint)
             rows = None
             if body is not None:
                 health, rows = self._read(endpoint, body, health)
             if endpoint is TRAIN:
-                self._train = self._train.answered(health, self._clock())
+                self._train = self._train.answered(health, self._steady())
             seen += self._health_news(health)
             if health.state in SAME_FOR_ALL:
-                self._retry_at = self._clock() + min(BACK_OFF_S, endpoint.every_s)
+                self._retry_at = self._steady() + min(BACK_OFF_S, endpoint.every_s)
                 for other in ENDPOINTS:  # none of them sees anything; said once
                     seen += self._health_news(replace(health, name=other.name), quiet=True)
                 break
@@ -180,7 +184,7 @@ class DashboardPoller:
         if changed and not quiet and (known is not None or health.state != "up" or health.detail):
             level = logging.INFO if health.state == "off" else logging.WARNING
             log.log(level, "dashboard %s is %s %s", health.name, health.state, health.detail)
-        if not changed and known is not None and health.at - known.at < HEALTH_EVERY_S:
+        if not changed and known is not None and 0 <= health.at - known.at < HEALTH_EVERY_S:
             return []
         self._health[health.name] = health
         return [health]

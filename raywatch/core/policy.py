@@ -35,6 +35,7 @@ from raywatch.model import (
 
 _PENDING = ("waiting", "awaiting_approval", "suggested")
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
+_OURS = re.compile(r"-\d+-[0-9a-f]{8}\Z")  # what `_key` puts behind a name
 _SLUG = 40
 BUG_LEAD_S = 20.0  # a lost node is known dead 14 s after what it tears down
 
@@ -189,7 +190,7 @@ def _action(case: Case, verdict: Verdict) -> Action:
     return Action(
         key=existing.key
         if existing is not None
-        else _key(run, life.submission or incident.id, attempt),
+        else _key(run, life.submission, incident.id, attempt),
         run=existing.run if existing is not None else run.id,
         run_name=run.name,
         incident=incident.id,
@@ -230,9 +231,15 @@ def _checkpoint(case: Case) -> Checkpoint | None:
     return case.run.checkpoint
 
 
-def _key(run: Run, end: str, attempt: int) -> str:
-    slug = _NOT_SLUG.sub("-", run.name.lower()).strip("-")[:_SLUG].strip("-") or "run"
-    digest = hashlib.sha256(f"{run.id}\n{end}".encode()).hexdigest()[:8]
+def _key(run: Run, submission: str, incident: str, attempt: int) -> str:
+    """Name an action. For a submission by it and the attempt alone: whoever else watches it gives the same name.
+
+    Daemons on several nodes, each with a store of its own, then make one job of it: Ray refuses the second.
+    """
+    name = _OURS.sub("", submission.removeprefix("raywatch-")) or run.name
+    slug = _NOT_SLUG.sub("-", name.lower()).strip("-")[:_SLUG].strip("-") or "run"
+    end = submission or f"{run.id}\n{incident}"
+    digest = hashlib.sha256(end.encode()).hexdigest()[:8]
     return f"raywatch-{slug}-{attempt}-{digest}"
 
 

@@ -80,9 +80,9 @@ class HookRunner:
         )
         if answer == "created":
             return self._outcome(action, "succeeded", "submitted", job=action.key)
-        return await self._read_back(
-            action, "it exists" if answer == "exists" else f"submit: {answer}"
-        )
+        if answer == "exists":
+            return await self._read_back(action, "it exists")
+        return await self._read_back(action, f"submit: {answer}", refused=answer.refused)
 
     async def _packages(self, action: Action, run: Run, old: Job) -> Outcome | None:
         """See that Ray has the job's code; putting it back takes its time, so the rest is asked again."""
@@ -98,13 +98,16 @@ class HookRunner:
             return self._outcome(action, "deferred", f"packages: {back.detail}"[:500])
         return await self._may_start(action, run) if back.state == "restored" else None
 
-    async def _read_back(self, action: Action, why: str) -> Outcome:
-        """A submission that was cut, or that exists: only the job itself says whether it is ours."""
+    async def _read_back(self, action: Action, why: str, *, refused: bool = True) -> Outcome:
+        """A submission that was cut, or that exists: only the job itself says whether it is ours.
+
+        Not `refused`: Ray may take it yet; only the same key, tried again, makes one job of it.
+        """
         if self._jobs is None:
             return self._outcome(action, "deferred", why)
         found = await self._jobs.job(action.key)
         if isinstance(found, Unreadable):
-            state: State = "failed" if found.kind == "missing" else "deferred"
+            state: State = "failed" if found.kind == "missing" and refused else "deferred"
             return self._outcome(action, state, f"{why}; reading it back: {found.kind}"[:500])
         if found.metadata.get("raywatch_action") == action.key:
             return self._outcome(

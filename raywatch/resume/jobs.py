@@ -19,10 +19,15 @@ _UNSET_MS = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An answer that says nothing about the job: `kind` is why."""
+    """An answer that says nothing about the job: `kind` is why. `refused`: Ray said that it will not do it.
+
+    Where it did not, a submission may be taken yet: Ray answers 400 for what it refuses, 500 for its own trouble
+    (job_head.py of 2.60).
+    """
 
     kind: Literal["refused", "timeout", "unauthorized", "forbidden", "error", "missing"]
     detail: str
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +219,8 @@ def _read(status: int, raw: bytes) -> object | Unreadable:
     }
     text = raw[-4096:].decode(errors="replace")
     if status != 200:  # noqa: PLR2004 - HTTP
-        return Unreadable(kinds.get(status, "error"), f"HTTP {status}: {text}")
+        no = 400 <= status < 500  # noqa: PLR2004 - HTTP
+        return Unreadable(kinds.get(status, "error"), f"HTTP {status}: {text}", refused=no)
     try:
         return json.loads(raw)  # type: ignore[no-any-return] # shape checked by the callers
     except ValueError:

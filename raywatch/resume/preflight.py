@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 from raywatch.model import Action, Run
 from raywatch.resume.jobs import Actor, Job, JobsClient, Unreadable, Worker
 
-ACTIVE = frozenset(["PENDING", "RUNNING"])
+GONE = "GONE"  # no row of it: it is of an earlier session
+OVER = frozenset(["FAILED", "STOPPED", "SUCCEEDED", GONE])  # what is not known counts as not gone
 DRIVER_ID = "f" * 48  # Ray names a driver's worker by its job: <job id>ffff...
 
 
@@ -56,7 +57,7 @@ def _by_status(old: Job) -> Blocked | None:
 
 
 def _lives(job: Job) -> bool:
-    return job.status in ACTIVE
+    return job.status not in OVER
 
 
 def _driver(listed: tuple[Job, ...], action: Action) -> Job:
@@ -64,7 +65,7 @@ def _driver(listed: tuple[Job, ...], action: Action) -> Job:
 
     Job ids begin again with each session of Ray: one that began after the decision is another.
     """
-    gone = Job("", action.old_job, "UNKNOWN", "")
+    gone = Job("", action.old_job, GONE, "")
     same = (j for j in listed if action.old_job and j.job_id == action.old_job)
     return next((j for j in same if (j.started_at or 0.0) <= action.created_at), gone)
 

@@ -15,6 +15,7 @@ import venv
 from pathlib import Path
 
 from raywatch.collect.dashboard import ENDPOINTS
+from raywatch.collect.rayjson import load
 from tests.daemons import DaemonProcess, until
 from tests.ray.cluster import Cluster, start_head
 
@@ -81,7 +82,7 @@ def _wrong_with_sources(cluster: Cluster, daemon: DaemonProcess) -> list[str]:
     wrong = [f"{e.name} is not up" for e in ENDPOINTS if e.name not in up]
     for endpoint in ENDPOINTS:
         body = json.dumps(cluster.ask(endpoint.path)).encode()
-        if not endpoint.parse(body, 0.0):
+        if not endpoint.parse(load(body), 0.0):
             wrong.append(f"nothing is read from {endpoint.path}: {body[:200]!r}")
     tracebacks = daemon.output().count("Traceback")
     return wrong + [f"{tracebacks} tracebacks of the daemon"] * bool(tracebacks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -331,24 +332,39 @@ def test_10_a_better_class_is_decided_anew(weaker):
     assert (len(desk.ledger), desk.last.key) == (1, before.key)
 
 
-def test_10_the_key_is_the_same_for_the_same_failure_and_fit_for_a_submission_id():
-    keys = []
-    for name in ("exp", "exp", "Größe/" + "x" * 80, "..", "A  b"):
-        runs = failed()
-        runs = replace(runs, runs={S1: replace(only(runs), name=name)})
-        desk = Desk()
-        desk.decide(runs)
-        keys.append(desk.last.key)
+@pytest.mark.parametrize(
+    ("submission", "slug"),
+    [
+        (S1, "raysubmit-one"),
+        ("Größe/" + "x" * 80, "gr-e-" + "x" * 35),
+        ("..", "run"),
+        ("raywatch-raysubmit-one-3-0123abcd", "raysubmit-one"),  # ours: the name does not grow
+    ],
+)
+def test_10_the_key_is_fit_for_a_submission_id(submission, slug):
+    gone = (policy(96, "RAISE"), *DEAD)
+    runs = history(
+        job(submission, at=1), group(5), *gone, job(submission, "FAILED", at=1, ended=100)
+    )
+    runs = replace(runs, runs={k: replace(r, name="", ranks=()) for k, r in runs.runs.items()})
+    desk = Desk()
+    desk.decide(runs)
 
-    tail = keys[0].rpartition("-")[2]
-    assert keys == [
-        f"raywatch-exp-1-{tail}",
-        f"raywatch-exp-1-{tail}",
-        f"raywatch-gr-e-{'x' * 35}-1-{tail}",
-        f"raywatch-run-1-{tail}",
-        f"raywatch-a-b-1-{tail}",
-    ]
-    assert len(tail) == 8
+    assert re.fullmatch(rf"raywatch-{slug}-1-[0-9a-f]{{8}}", desk.last.key)
+
+
+def test_10_daemons_with_different_stores_give_one_failure_one_key():
+    """One read Ray Train's lines before the API, one knows the API alone: Ray refuses the second submission."""
+    by_logs = history(group(5), saved(6), job(at=1), policy(96, "RAISE"), *DEAD, FAILED)
+    by_api = history(job(at=1), FAILED)
+    keys = set()
+    for known in (by_logs, by_api):
+        gone = {k: replace(r, ranks=()) for k, r in known.runs.items()}
+        desk = Desk()
+        assert desk.decide(replace(known, runs=gone)) == ["started"]
+        keys.add(desk.last.key)
+
+    assert len(keys) == 1
 
 
 def test_10_one_hook_at_a_time():

@@ -207,6 +207,49 @@ def test_a_submission_that_was_cut_is_read_back():
     assert sorted(ray.jobs) == ["old", ACTION.key]
 
 
+class SlowRay(Ray):
+    """The GCS is busy with a dead node: it takes a submission after the client gave up."""
+
+    def __init__(self, *jobs) -> None:
+        super().__init__(*jobs)
+        self.taken = asyncio.Event()
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Take it later, whoever hangs up meanwhile."""
+        body = await request.json()
+        asyncio.get_running_loop().call_later(0.8, self._take, body)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def _take(self, body: dict[str, object]) -> None:
+        self.taken.set()
+        self.jobs.setdefault(str(body["submission_id"]), {**body, "status": "PENDING"})
+
+
+def test_a_submission_that_is_taken_late_is_one_job():
+    """Nobody knows yet: the same key is tried again, and Ray makes one job of it."""
+    ray = SlowRay(OLD)
+
+    async def main():
+        async with running(ray, timeout_s=0.3) as hooks:
+            first = await hooks.run(ACTION, RUN, "{}")
+            await ray.taken.wait()
+            return first, await hooks.run(ACTION, RUN, "{}")
+
+    first, second = asyncio.run(main())
+
+    assert (first.state, second.state) == ("deferred", "succeeded")
+    assert sorted(ray.jobs) == ["old", ACTION.key]
+
+
+@pytest.mark.parametrize("garbage", [{}, {"status": None}, {"status": "LOST"}])
+def test_an_answer_that_says_nothing_does_not_end_it(garbage):
+    """Neither is an old job of no known status over, nor another one no rival."""
+    assert play(Ray({"submission_id": "old", **garbage})).state == "deferred"
+    other = {**OLD, "submission_id": "other", "status": "LOST"}
+    assert play(Ray(OLD, other)).state == "deferred"
+
+
 @pytest.mark.parametrize(
     ("ray", "state", "word"),
     [
