@@ -35,7 +35,8 @@ def _identified(
         found = [a for a in free if rank.pid and a.pid == rank.pid and _may_be_at(runs, a, rank.ip)]
     if len(found) == 1:
         return replace(rank, actor_id=found[0].actor_id, node_id=found[0].node_id or rank.node_id)
-    here = [n.node_id for n in runs.nodes.values() if n.ip == rank.ip and n.state == "ALIVE"]
+    # An address may be that of several raylets, also one after the other: then it names none.
+    here = [n.node_id for n in runs.nodes.values() if n.ip == rank.ip]
     return replace(rank, node_id=here[0]) if not rank.node_id and len(here) == 1 else rank
 
 

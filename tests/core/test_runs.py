@@ -404,6 +404,8 @@ def test_actors_that_were_seen_before_their_group_are_its_ranks():
     zero, one = only(runs).ranks
     assert (zero.actor_id, zero.node_id) == ("x0", "n2")
     assert (one.actor_id, one.node_id) == ("", "n3")  # by its address, until its actor is known
+    shared = (*hosts, node("gone", "DEAD", "10.0.0.3"))
+    assert only(history(job(at=1), *shared, group(5))).ranks[1].node_id == ""
     two_alike = (actor("x0", pid=900, node="n2"), actor("z0", pid=900, node="n2"))
     assert only(history(job(at=1), *hosts, *two_alike, group(5))).ranks[0].actor_id == ""
 
