@@ -132,6 +132,7 @@ class Story:
         self._deadline, self._screen = deadline, screen
         self._seen = Snapshot()
         self._step = 0
+        self._told: set[str] = set()
         self._at: dict[str, float] = {}  # label -> when it was said, of a monotonic clock
 
     def close(self) -> None:
@@ -314,7 +315,9 @@ class Story:
                     self._at[label] = time.monotonic()
                 elif label == "notice" or "kill" in self._at:
                     self._at.setdefault(label, time.monotonic())
-                self._screen.say(label, text)
+                if label != "resume" or text not in self._told:  # it asks again every second
+                    self._screen.say(label, text)
+                self._told.add(text)
             self._seen = fresh
         for step, loss in self.cluster.log(job).steps if job else ():
             if step > self._step:
