@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import raywatch.demo_train
+import raywatch
 from tests.daemons import DaemonProcess, until
 from tests.ray.cluster import start_head
 
 pytestmark = pytest.mark.ray
-TRAIN = Path(raywatch.demo_train.__file__)
+TRAIN = Path(raywatch.__file__).with_name("demo_train.py")
 # What an operator would write: note what raywatch said, start the driver again, leave.
 AGAIN = """\
 import json, os, subprocess, sys

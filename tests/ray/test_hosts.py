@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import raywatch.demo_train
+import raywatch
 from tests import daemons
 from tests.ray.hosts import Hosts
 
@@ -53,7 +53,7 @@ def test_a_host_that_vanishes_without_a_word(hosts):
     """Survivors print nothing and no log of the lost host can be read; the run goes on, elsewhere, once."""
     url = start_daemon(hosts)
     script = hosts.folder / "train.py"
-    shutil.copyfile(raywatch.demo_train.__file__, script)
+    shutil.copyfile(Path(raywatch.__file__).with_name("demo_train.py"), script)
     argv = [sys.executable, str(script), "--name", "llm", "--storage", str(hosts.folder / "s")]
     hosts.ask(
         f"{hosts.dashboard}/api/jobs/", {"entrypoint": shlex.join(argv), "submission_id": "j1"}
