@@ -31,7 +31,7 @@ from raywatch.core.incidents import State, correlate_all, expire
 from raywatch.core.runs import Runs
 from raywatch.core.view import drain_json, incident_json, rfc3339
 from raywatch.counting import Counting
-from raywatch.following import Following, hold_many_files
+from raywatch.following import Following, hold_many_files, label
 from raywatch.memory import documents, remembered
 from raywatch.metrics import TICK_BUCKETS, MetricsView
 from raywatch.model import (
@@ -251,7 +251,7 @@ class Daemon:
     def _collect_changes(self, before: State, runs: Runs) -> None:
         self._pending.forget(self._tailer.gone())  # first: a new file may have a dead one's number
         self._pending.put_cursors(
-            CursorRow(*c.file, c.path, c.offset, c.line, c.anchor, c.skipping, c.told)
+            CursorRow(*c.file, label(c.path), c.offset, c.line, c.anchor, c.skipping, c.told)
             for c in self._tailer.cursors()
         )
         changes = documents(before, self.state), self._resuming.documents(runs)

@@ -67,7 +67,7 @@ class Following:
     def _describe(self, path: str) -> Source | None:
         if self.session is None:
             return None
-        source = describe(path, session=self.session.name)
+        source = describe(label(path), session=self.session.name)
         if source is None or (source.component == "unknown" and not holds_text(Path(path))):
             return None
         logs = self.session / "logs"
@@ -76,6 +76,11 @@ class Following:
         if self._node is None:  # once a sweep: it reads the head of every raylet's log
             self._node = node_of_session(logs / "-", logs)
         return replace(source, node=self._node)  # '' where several raylets share it
+
+
+def label(path: str) -> str:
+    """Return a path as text that can be stored and shown: a name may be any bytes."""
+    return path.encode(errors="replace").decode()
 
 
 def hold_many_files() -> None:

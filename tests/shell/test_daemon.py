@@ -1,6 +1,7 @@
 """The daemon as a process on a session folder: what operators and crashes do to it."""
 
 import json
+import os
 import random
 import resource
 import subprocess
@@ -243,6 +244,23 @@ def test_a_full_disk_under_the_store_costs_nothing_but_waiting(tmp_path):
         assert len(daemon.incidents()) == 39
     finally:
         daemon.kill()
+
+
+def test_a_file_whose_name_is_no_text_is_followed_like_others(tmp_path):
+    """Its bytes cannot be stored as they are; the daemon must not end of it, and reads each line once."""
+    logs = make_session(tmp_path)
+    with open(os.fsencode(logs) + b"/gcs_server\xff.out", "w") as out:
+        out.write(crash(1))
+    (logs / "gcs_server.out").write_text(crash(2))
+    for _ in range(2):
+        daemon = DaemonProcess(tmp_path, tmp_path / "state")
+        try:
+            until_found(daemon, 1)
+            until(lambda: b'"files": 2' in daemon.get("/api/v1/snapshot")[1], 10, "two files")  # noqa: B023
+            assert daemon.stop() == 0
+        finally:
+            daemon.kill()
+    assert "Traceback" not in daemon.log.read_text()
 
 
 def test_lines_that_are_no_text_do_no_harm(tmp_path):
