@@ -22,6 +22,7 @@ from raywatch.collect.rayjson import (
     shortfall,
 )
 from raywatch.collect.trainstate import TrainGate, off_reason
+from raywatch.httpbody import whole
 from raywatch.model import (
     ActorSeen,
     EndpointHealth,
@@ -152,7 +153,7 @@ class DashboardPoller:
             async with session.get(
                 self._url + endpoint.path, headers=headers, allow_redirects=False
             ) as answer:
-                body = await _whole(answer, self._max_body)
+                body = await whole(answer, self._max_body)
                 state, detail = _verdict(endpoint, answer.status, body, token)
         except asyncio.TimeoutError:
             state, detail = "timeout", "it accepts and does not answer; the GCS may be gone"
@@ -212,17 +213,6 @@ def _verdict(
     if body is None:  # half a list is no list: what is not in it is not gone
         return "error", "the answer is longer than this reads"
     return "up", ""
-
-
-async def _whole(answer: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """Return a body, None where it is longer than the limit."""
-    pieces, room = [], limit
-    while piece := await answer.content.read(room + 1):
-        pieces.append(piece)
-        room -= len(piece)
-        if room < 0:
-            return None
-    return b"".join(pieces)
 
 
 def _key(seen: Observation) -> str:

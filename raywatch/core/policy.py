@@ -349,7 +349,7 @@ class ByHand:
 
 def decide_by_hand(
     run: Run,
-    incidents: Iterable[Incident],
+    incidents: Sequence[Incident],
     runs: Runs,
     ledger: Mapping[str, Action],
     *,
@@ -380,20 +380,12 @@ def decide_by_hand(
 
 def _why(
     run: Run,
-    incidents: Iterable[Incident],
+    incidents: Sequence[Incident],
     runs: Runs,
     ledger: Mapping[str, Action],
     classes: Mapping[str, FailureClass],
 ) -> Incident | None:
-    fired = [a for a in ledger.values() if a.state in FIRED]
-    about = [
-        i
-        for i in incidents
-        if i.acts
-        and classes[i.class_id].role in ("root", "symptom")
-        and run.id in (canonical(runs, r) for r in (*i.runs, *runs_hurt(runs, i)))
-        and is_about_now(run, runs, i, [a for a in fired if a.incident == i.id])
-    ]
+    about = [i for r, i in _pairs(incidents, runs, ledger, classes) if r.id == run.id]
     return max(about, key=lambda i: _weight(run, i, classes), default=None)
 
 

@@ -85,12 +85,6 @@ def starts_record(line: bytes) -> bool:
     )
 
 
-def last_time(data: bytes, tz: tzinfo) -> float | None:
-    """Return the last time that stands in a piece of log, in unix seconds."""
-    stamps = re.findall(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", data)
-    return _unix(stamps[-1], tz) if stamps else None
-
-
 def _span(chunk: Chunk, hit: Hit, floor: int) -> tuple[int, int]:
     data = chunk.data
     if data.startswith(b'{"', hit.start):

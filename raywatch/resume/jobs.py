@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 import aiohttp
 
+from raywatch.httpbody import whole
+
 MAX_BODY = 64 << 20
 MAX_ROWS = 10_000  # that the State API gives in one answer, and reads from its source
 _UNSET_MS = 1 << 62
@@ -186,7 +188,7 @@ class JobsClient:
             async with self._session.request(
                 method, self._url + path, json=body, headers=headers, allow_redirects=False
             ) as answer:
-                raw = await _whole(answer)
+                raw = await whole(answer, MAX_BODY)
         except asyncio.TimeoutError:
             return Unreadable("timeout", f"no answer from {self._url} in time; the GCS may be gone")
         except aiohttp.ClientConnectorError as error:
@@ -198,17 +200,6 @@ class JobsClient:
             if raw is None
             else _read(answer.status, raw)
         )
-
-
-async def _whole(answer: aiohttp.ClientResponse) -> bytes | None:
-    """Return a body, None where it is longer than MAX_BODY. One `read(n)` gives what has come, not all."""
-    pieces, room = [], MAX_BODY
-    while piece := await answer.content.read(room + 1):
-        pieces.append(piece)
-        room -= len(piece)
-        if room < 0:
-            return None
-    return b"".join(pieces)
 
 
 def _read(status: int, raw: bytes) -> object | Unreadable:
