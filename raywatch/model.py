@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple, TypeAlias
@@ -99,7 +99,8 @@ class Chunk:
     `final` says that the last line may lack its newline and that no more will follow soon.
     `cut` says that the chunk holds (part of) a line that was longer than the limit and was cut.
     `still` says that its file did not grow for a moment; `told` is the last line (from 1) that was reported although
-    its record was open.
+    its record was open. `hits` are its packed hits (`end << HIT_BITS | signature`, in that order) where whoever read it
+    has matched it already.
     """
 
     source: Source
@@ -113,11 +114,17 @@ class Chunk:
     rewritten: bool = False
     still: bool = False
     told: int = 0
+    hits: Sequence[int] | None = None
 
     @property
     def end(self) -> int:
         """Offset in the file just behind the chunk."""
         return self.offset + len(self.data)
+
+
+HIT_BITS = (
+    16  # a packed hit is `end of its line << HIT_BITS | signature`: an int costs no object of ours
+)
 
 
 class Hit(NamedTuple):
@@ -188,7 +195,8 @@ class Finding:
     """A record or observation with a class: what, about whom, when, and the line that proves it.
 
     `acts` is False for what may never start an action: text of unknown origin, trial signatures,
-    a component that does not own the class.
+    a component that does not own the class. `count` is how many records it stands for: repeats in a storm are counted,
+    not expanded, and the last of them is the evidence.
     """
 
     class_id: str
@@ -202,6 +210,7 @@ class Finding:
     fields: Mapping[str, str] = field(default_factory=dict)
     entities: frozenset[Entity] = frozenset()
     acts: bool = True
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,10 @@ from importlib.metadata import version
 import hyperscan
 
 from raywatch.core.signatures import Ruleset, SignatureError
-from raywatch.model import Hit
+from raywatch.model import HIT_BITS, Hit
 
 _FLAGS = hyperscan.HS_FLAG_MULTILINE
-_BITS = 16  # a match is packed as end << 16 | pattern
-_MASK = (1 << _BITS) - 1
+_MASK = (1 << HIT_BITS) - 1
 
 
 def line_pattern(pattern: str) -> str:
@@ -59,11 +58,12 @@ _SHORTHAND = {
 }
 
 
-def _compile(expressions: list[bytes]) -> hyperscan.Database:
+def _compile(expressions: list[bytes], owners: list[int]) -> hyperscan.Database:
+    """Compile with the signatures' numbers as ids, which several expressions may share."""
     db = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
     db.compile(
         expressions=expressions,
-        ids=list(range(len(expressions))),
+        ids=owners,
         flags=[_FLAGS] * len(expressions),
     )
     return db
@@ -78,15 +78,17 @@ class Matcher:
         self._owner = [i for i, _ in pairs]
         self._expressions = [_expression(p) for _, p in pairs]
         digest = hashlib.sha256(version("hyperscan").encode())
-        for expression in self._expressions:
-            digest.update(expression + b"\0")
+        for owner, expression in zip(self._owner, self._expressions, strict=True):
+            digest.update(b"%d " % owner + expression + b"\0")
         self.key = digest.hexdigest()[:32]
         self._db = self._load(database) if database else self._compile_all(ruleset)
         self._found: list[int] = []
 
     def _compile_all(self, ruleset: Ruleset) -> hyperscan.Database:
         try:
-            return _compile(self._expressions or [b"\\x00raywatch has no signature\\x00"])
+            if not self._expressions:
+                return _compile([b"\\x00raywatch has no signature\\x00"], [0])
+            return _compile(self._expressions, self._owner)
         except hyperscan.error as error:
             raise self._refused(ruleset, error) from error
 
@@ -94,7 +96,7 @@ class Matcher:
         """Find the pattern that the engine refuses."""
         for owner, expression in zip(self._owner, self._expressions, strict=True):
             try:
-                _compile([expression])
+                _compile([expression], [0])
             except hyperscan.error as reason:  # noqa: PERF203 - on the way to an error
                 s = ruleset.signatures[owner]
                 return SignatureError(s.path, s.line, s.id, f"any: the engine refuses it: {reason}")
@@ -110,19 +112,26 @@ class Matcher:
         return bytes(hyperscan.dumpb(self._db))
 
     def _on_match(self, number: int, _start: int, end: int, _flags: int, _context: object) -> None:
-        self._found.append(end << _BITS | number)
+        self._found.append(end << HIT_BITS | number)
+
+    def packed(self, data: bytes | bytearray | memoryview) -> list[int]:
+        """Return `end << HIT_BITS | signature` for every line that matches, in this order, each once.
+
+        `end` is the end of the line, without its newline. Never raises on any bytes.
+        """
+        found: list[int] = []
+        self._found = found
+        self._db.scan(data, match_event_handler=self._on_match)  # type: ignore[type-var] # any buffer
+        if len(found) > 1:  # patterns of one signature may share a line; order is not promised
+            found = sorted(set(found))
+        return found
 
     def scan(self, data: bytes) -> list[Hit]:
         """Return every (signature, line) that matches, by line and signature. Never raises on any bytes."""
-        self._found = []
-        self._db.scan(data, match_event_handler=self._on_match)
-        hits = {self._hit(data, packed) for packed in self._found}
-        return sorted(hits, key=lambda h: (h.start, h.signature))
-
-    def _hit(self, data: bytes, packed: int) -> Hit:
-        end = packed >> _BITS
-        start = data.rfind(b"\n", 0, end) + 1
-        return Hit(self._owner[packed & _MASK], start, end)
+        return [
+            Hit(packed & _MASK, data.rfind(b"\n", 0, packed >> HIT_BITS) + 1, packed >> HIT_BITS)
+            for packed in self.packed(data)
+        ]
 
 
 def _expression(pattern: str) -> bytes:
