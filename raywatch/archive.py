@@ -92,3 +92,18 @@ def _blocks(path: str, stream: IO[bytes] | BufferedIOBase) -> Iterator[bytes]:
             block = stream.read(BLOCK)
     except _BROKEN as error:
         raise ArchiveError(f"{path}: {error}") from error
+
+
+class Blocks:
+    """Blocks as a stream that fills buffers."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks, self._rest = blocks, memoryview(b"")
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill a part of the buffer; 0 at the end."""
+        if not self._rest:
+            self._rest = memoryview(next(self._blocks, b""))
+        n = min(len(buffer), len(self._rest))
+        buffer[:n], self._rest = self._rest[:n], self._rest[n:]
+        return n

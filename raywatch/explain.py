@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import timezone
 from typing import TypedDict
 
-from raywatch.archive import BLOCK, members
+from raywatch.archive import BLOCK, Blocks, members
 from raywatch.core.view import resume_words
 from raywatch.model import FailureClass, Finding, Source
-from raywatch.pipeline import Engine, examine_stream, load_engine
+from raywatch.pipeline import Engine, load_engine
+from raywatch.reading import examine_stream
 from raywatch.runbooks import pointer
 from raywatch.terminal import safe, told
 
@@ -61,7 +62,7 @@ def _texts(files: Sequence[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
 
 def _explain(engine: Engine, label: str, blocks: Iterator[bytes]) -> Explanation:
     source = Source(path=label, component="unknown")
-    seen = examine_stream(engine, source, blocks, timezone.utc, None)
+    seen = examine_stream(engine, source, Blocks(blocks), timezone.utc)
     classes = engine.ruleset.classes
 
     def rank(finding: Finding) -> tuple[int, int, float, int]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 from pathlib import Path
+from typing import NamedTuple
 
 from raywatch.core.classify import classify
-from raywatch.core.matcher import Matcher
-from raywatch.core.records import MAX_RECORD, join
+from raywatch.core.matcher import Matcher, unpacked
+from raywatch.core.records import MAX_RECORD, LineNumbers, join
+from raywatch.core.repeats import Repeats
 from raywatch.core.signatures import Ruleset, parse_signatures
 from raywatch.core.taxonomy import parse_taxonomy
-from raywatch.model import Chunk, Fact, FileId, Finding, Record, Source
+from raywatch.model import Chunk, Fact, Finding, Record
 from raywatch.resources import resource_dir
 
 AHEAD_S = 60.0  # a line may be dated so much after it was read: clocks are set
@@ -30,13 +32,21 @@ class Engine:
 class Examined:
     """What a chunk said. `upto` is the offset behind the last record that was whole.
 
-    `told` is the last line behind it that was reported early.
+    `told` is the last line behind it that was reported early; `ended` is where the last whole record ends.
     """
 
     findings: tuple[Finding, ...]
     facts: tuple[Fact, ...]
     upto: int
     told: int = 0
+    ended: int = 0
+
+
+class Around(NamedTuple):
+    """What is known of a chunk besides its data: its line numbers, and where a record may begin at the earliest."""
+
+    numbers: LineNumbers
+    floor: int = 0
 
 
 def load_ruleset(paths: Sequence[str] = ()) -> Ruleset:
@@ -62,19 +72,52 @@ def load_engine(paths: Sequence[str] = ()) -> Engine:
 
 
 def examine(
-    engine: Engine, chunk: Chunk, tz: tzinfo, last_at: float | None = None, *, early: bool = False
+    engine: Engine,
+    chunk: Chunk,
+    tz: tzinfo,
+    last_at: float | None = None,
+    *,
+    early: bool = False,
+    around: Around | None = None,
+    repeats: Repeats | None = None,
 ) -> Examined:
-    """Scan a chunk. A record that touches the end of a chunk that is not final waits for more.
+    """Say what a chunk says. A record that touches the end of a chunk that is not final waits for more.
 
     `early`: what such a record says already is reported at once where more cannot change it, and once.
+    `repeats`: takes what is only to be counted; `counted` gives the findings that stand for it.
     """
-    hits = engine.matcher.scan(chunk.data)
-    if not hits:
+    packed = engine.matcher.packed(chunk.data) if chunk.hits is None else chunk.hits
+    if not packed:
         return Examined((), (), chunk.end)
+    around = around or Around(LineNumbers(chunk.data, chunk.line))
+    if repeats is not None and not chunk.told:
+        few = repeats.sift(chunk, packed)
+        records = join(chunk, unpacked(chunk.data, few), tz, last_at, **around._asdict())
+        seen = _examined(engine, chunk, records, last_at, early=early)
+        if repeats.fits(records, seen.upto, chunk):
+            repeats.take(chunk, around.numbers, last_at)
+            return seen
+        repeats.give_up()
+    records = join(chunk, unpacked(chunk.data, packed), tz, last_at, **around._asdict())
+    return _examined(engine, chunk, records, last_at, early=early)
+
+
+def counted(engine: Engine, repeats: Repeats, tz: tzinfo) -> list[Finding]:
+    """Return the findings that stand for what was counted since the last call."""
+    return [
+        replace(finding, count=count)
+        for line, count in repeats.drain()
+        for finding in examine(engine, line.alone(), tz, line.last_at).findings
+    ]
+
+
+def _examined(
+    engine: Engine, chunk: Chunk, records: Sequence[Record], last_at: float | None, *, early: bool
+) -> Examined:
     findings: list[Finding] = []
     facts: list[Fact] = []
-    upto, told = chunk.end, 0
-    for record in join(chunk, hits, tz, last_at):
+    upto, told, ended = chunk.end, 0, chunk.offset
+    for record in records:
         if chunk.read_at and (record.at or 0.0) > chunk.read_at + AHEAD_S:
             record = replace(record, at=last_at)  # noqa: PLW2901 - what has not come yet is no time
         new_findings, new_facts = classify(record, engine.ruleset)
@@ -92,7 +135,8 @@ def examine(
             break
         findings += news
         facts += new_facts
-    return Examined(tuple(findings), tuple(facts), upto, told)
+        ended = record.end
+    return Examined(tuple(findings), tuple(facts), upto, told, ended)
 
 
 def _untold(
@@ -121,57 +165,5 @@ def _is_settled(
 def _is_open(chunk: Chunk, record: Record) -> bool:
     """Say whether a record may go on behind the chunk: it touches its end, and is no JSON line."""
     touches = record.end >= chunk.end - 1  # the newline behind the last line
-    return (
-        touches and record.source.format not in ("json", "event") and len(record.text) < MAX_RECORD
-    )
-
-
-BLOCK = 4 << 20
-
-
-def chunks_of(source: Source, blocks: Iterator[bytes], read_at: float) -> Iterator[Chunk]:
-    """Cut a stream of bytes into chunks of whole lines; a line longer than a block is cut."""
-    rest, offset, line = b"", 0, 1
-    for block in blocks:
-        data = rest + block
-        cut = data.rfind(b"\n") + 1
-        if not cut and len(data) < BLOCK:
-            rest = data
-            continue
-        cut = cut or len(data)
-        whole, rest = data[:cut], data[cut:]
-        yield Chunk(source, FileId(0, 0), offset, line, whole, read_at)
-        offset += len(whole)
-        line += whole.count(b"\n")
-    if rest:
-        yield Chunk(source, FileId(0, 0), offset, line, rest, read_at, final=True)
-
-
-def examine_stream(
-    engine: Engine, source: Source, blocks: Iterator[bytes], tz: tzinfo, last_at: float | None
-) -> Examined:
-    """Scan a whole file from a stream in bounded memory; an open record is carried into the next chunk."""
-    findings: list[Finding] = []
-    facts: list[Fact] = []
-    held: Chunk | None = None
-    for chunk in chunks_of(source, blocks, 0.0):
-        joined = (
-            chunk if held is None else replace(held, data=held.data + chunk.data, final=chunk.final)
-        )
-        seen = examine(engine, joined, tz, last_at)
-        findings += seen.findings
-        facts += seen.facts
-        held = _behind(joined, seen.upto)
-    if held is not None:
-        seen = examine(engine, replace(held, final=True), tz, last_at)
-        findings += seen.findings
-        facts += seen.facts
-    return Examined(tuple(findings), tuple(facts), 0)
-
-
-def _behind(chunk: Chunk, upto: int) -> Chunk | None:
-    at = upto - chunk.offset
-    if at >= len(chunk.data):
-        return None
-    line = chunk.line + chunk.data.count(b"\n", 0, at)
-    return replace(chunk, offset=upto, line=line, data=chunk.data[at:])
+    small = record.end - record.offset < MAX_RECORD
+    return touches and small and record.source.format not in ("json", "event")

@@ -12,12 +12,13 @@ from itertools import chain
 from typing import TypedDict
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from raywatch.archive import Member, members
+from raywatch.archive import Blocks, Member, members
 from raywatch.collect.raylogs import describe, node_id_in
 from raywatch.core.incidents import State, correlate_all
 from raywatch.core.view import IncidentJson, incident_json, resume_words
 from raywatch.model import Fact, Finding, Source
-from raywatch.pipeline import Engine, examine_stream, load_engine
+from raywatch.pipeline import Engine, load_engine
+from raywatch.reading import examine_stream
 from raywatch.terminal import safe, told
 
 # Of another raylet's session, or of one that was rotated: both name their node in their first lines.
@@ -73,7 +74,7 @@ def scan_paths(
         if source is None:
             continue
         counter = _Counter()
-        seen = examine_stream(engine, source, counter.of(member.blocks), zone, None)
+        seen = examine_stream(engine, source, Blocks(counter.of(member.blocks)), zone)
         findings += seen.findings
         facts += seen.facts
         files, size = files + 1, size + counter.size

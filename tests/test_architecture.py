@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "runbooks": {"model", "resources"},
     "options": {"client"},
     "pipeline": {"model", "core", "collect", "resources"},
+    "reading": {"model", "core", "pipeline"},
 }
 SHELL_ROOMS = {"collect", "resume", "store", "metrics", "web"}
 WIRING = {

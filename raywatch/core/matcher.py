@@ -9,6 +9,7 @@ is undefined on invalid UTF-8.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from importlib.metadata import version
 
 import hyperscan
@@ -128,10 +129,12 @@ class Matcher:
 
     def scan(self, data: bytes) -> list[Hit]:
         """Return every (signature, line) that matches, by line and signature. Never raises on any bytes."""
-        return [
-            Hit(packed & _MASK, data.rfind(b"\n", 0, packed >> HIT_BITS) + 1, packed >> HIT_BITS)
-            for packed in self.packed(data)
-        ]
+        return unpacked(data, self.packed(data))
+
+
+def unpacked(data: bytes, packed: Iterable[int]) -> list[Hit]:
+    """Return packed hits with the bounds of their lines."""
+    return [Hit(p & _MASK, data.rfind(b"\n", 0, p >> HIT_BITS) + 1, p >> HIT_BITS) for p in packed]
 
 
 def _expression(pattern: str) -> bytes:
