@@ -17,6 +17,7 @@ from raywatch.core.taxonomy import parse_taxonomy
 from raywatch.model import Chunk, Fact, Finding, Record
 from raywatch.resources import resource_dir
 
+MAX_BLANK = 1024  # bytes of blank lines inside a record
 AHEAD_S = 60.0  # a line may be dated so much after it was read: clocks are set
 
 
@@ -163,7 +164,9 @@ def _is_settled(
 
 
 def _is_open(chunk: Chunk, record: Record) -> bool:
-    """Say whether a record may go on behind the chunk: it touches its end, and is no JSON line."""
-    touches = record.end >= chunk.end - 1  # the newline behind the last line
-    small = record.end - record.offset < MAX_RECORD
-    return touches and small and record.source.format not in ("json", "event")
+    """Say whether a record may go on behind the chunk: nothing but blank lines follows, and it is no JSON line."""
+    rest = chunk.end - record.end
+    if rest > MAX_BLANK or record.end - record.offset >= MAX_RECORD:
+        return False
+    is_json = chunk.data.startswith(b'{"', record.offset - chunk.offset)
+    return not is_json and not chunk.data[len(chunk.data) - rest :].strip()

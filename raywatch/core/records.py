@@ -203,6 +203,8 @@ def _traceback_end(data: bytes, own: _Line, before: Sequence[_Line]) -> int:
         at = line.end
         if line.stream != own.stream:
             continue
+        if starts_record(data[line.start : line.start + 64]):
+            break
         if line.text.startswith(_HEADER) or line.text.startswith(_CHAINS):
             in_body = line.text.startswith(_HEADER) or in_body
             end = at

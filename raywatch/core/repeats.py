@@ -13,6 +13,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import NamedTuple
 
 from raywatch.core.records import LineNumbers, starts_record
@@ -24,10 +25,13 @@ MAX_SHAPES = 4096  # that are remembered; then all are forgotten and learned aga
 MAX_IDENTITIES = 1024  # of one shape; whoever comes later is counted with the others
 SURE = 4096  # lines of one shape that are asked whom they name; from then on each SAMPLEth is
 SAMPLE = 64
+MAX_FACTS = 128  # of one shape and chunk that are expanded at each end
 _MASK = (1 << HIT_BITS) - 1
 _HEAD = 512  # bytes of a line that make its shape
 _WINDOW = 65_536  # as far as a record's lines are looked for
 _DIGITS = b"0123456789"
+_NO_DIGITS = bytes(set(range(256)) - set(_DIGITS))
+_DATE = 17  # digits of `2026-11-24 12:00:00,123`
 # Captured names that say who: subjects and entities of core/classify.py.
 _NAMING = re.compile(r"rank|pid|_id$|_ip$|^(?:ip|node|actor|worker|job|run_name|device|session)$")
 _ANSI = rb"(?:\x1b\[[0-9;?]*[A-Za-z])*"
@@ -39,6 +43,7 @@ _STREAM = re.compile(
     rb"|\[\d+\]<std(?:err|out)>:)" + _ANSI + rb" ?)+"
 )
 _CONTINUES = re.compile(rb"[\s|^\x1b]|\Z|Traceback \(most|During handling of|The above exception")
+_STREAM_BELOW = re.compile(rb"\n" + _STREAM.pattern)
 _PAIR = re.compile(rb" (?:job_id|worker_id|node_id|actor_id)=[0-9a-f]+")
 _JSON = re.compile(
     rb'"(?:job_id|worker_id|node_id|actor_id|run_name|world_rank|component|label)": ?"?[^",}]*'
@@ -101,14 +106,18 @@ class _Shape:
     signatures: tuple[int, ...]
     kind: bytes
     rules: tuple[_Rule, ...]
+    own: bool  # a line of one process, which ends the record above
+    opens: bool  # dated, or an object
+    fact: bool
+    unless: bool
     known: dict[object, _Repeat] = field(default_factory=dict)
+    numbers: dict[bytes, _Repeat] = field(default_factory=dict)  # the same by the digits alone
     latest: _Repeat | None = None
     asked: int = 0
-    fact: bool = False
-    unless: bool = False
 
 
 _Row = tuple[int, int, _Shape]
+_Table = dict[int | tuple[int, ...], dict[bytes, _Shape]]
 
 
 class Repeats:
@@ -116,7 +125,8 @@ class Repeats:
 
     def __init__(self, ruleset: Ruleset) -> None:
         self._rules = [_Rule(s) for s in ruleset.signatures]
-        self._shapes: dict[object, _Shape] = {}
+        self._tables: dict[tuple[str, str], _Table] = {}  # of each file
+        self._size = 0  # shapes in all
         self._waiting: list[_Repeat] = []
         self._starts: list[int] = []
         self._fresh: list[_Repeat] = []
@@ -128,7 +138,8 @@ class Repeats:
 
     def forget(self) -> None:
         """Begin anew, for another file or time: the next line of every shape is expanded. Counts are kept."""
-        self._shapes.clear()
+        self._tables.clear()
+        self._size = 0
 
     def drain(self) -> list[tuple[Line, int]]:
         """Return the last line of what was counted, and how many it stands for."""
@@ -140,69 +151,111 @@ class Repeats:
 
     def sift(self, chunk: Chunk, packed: Sequence[int]) -> list[int]:
         """Return the hits to expand; `take` or `give_up` says what becomes of the others."""
-        self._starts, self._fresh = [], []
-        if len(self._shapes) > MAX_SHAPES:
+        self._starts, self._fresh = starts, fresh = [], []
+        if self._size > MAX_SHAPES:
             self.forget()
         rows = self._rows(chunk, packed)
         expand: list[int] = []
-        starts = self._starts
-        for at, (start, end, shape) in enumerate(rows):
-            if not shape.fact and _stands_alone(chunk, rows, at):
-                repeat = self._repeat(chunk, shape, start, end)
-                if repeat is not None:
-                    if not repeat.fresh:
-                        self._fresh.append(repeat)
-                    repeat.fresh += 1
-                    repeat.last = (start, end)
-                    starts.append(start)
-                    continue
-            expand += [end << HIT_BITS | s for s in shape.signatures]
-        return expand
+        said: dict[int, list[_Row]] = {}
+        log_format, streams = chunk.source.format, _Streams(chunk.data)
+        over, after = -1, rows[1:]
+        after.append((-1, -1, rows[0][2]))
+        above = rows[0][2]
+        for row, below in zip(rows, after, strict=True):
+            start, end, shape = row
+            next_to = (
+                below[0] == end + 1
+            )  # the line below is a hit too; the line above: over + 1 == start
+            if shape.opens:
+                alone = next_to and below[2].opens
+            else:
+                alone = next_to and over + 1 == start and shape.own and below[2].own and above.own
+                alone = alone and log_format == "text"
+            over, above = end, shape
+            if shape.fact:
+                said.setdefault(id(shape), []).append(row)
+            elif (not alone and not _stands_alone(chunk.data, row, log_format, streams)) or (
+                repeat := self._repeat(chunk.data, row)
+            ) is None:
+                expand += [end << HIT_BITS | s for s in shape.signatures]
+            else:
+                if not repeat.fresh:
+                    fresh.append(repeat)
+                repeat.fresh += 1
+                repeat.last = (start, end)
+                starts.append(start)
+        for (
+            found
+        ) in said.values():  # what they say may differ each time: the oldest and the newest count
+            kept = found if len(found) <= 2 * MAX_FACTS else found[:MAX_FACTS] + found[-MAX_FACTS:]
+            expand += [end << HIT_BITS | s for _, end, shape in kept for s in shape.signatures]
+        return sorted(expand) if said else expand
 
     def _rows(self, chunk: Chunk, packed: Sequence[int]) -> list[_Row]:
         """One row a line: its bounds and its shape."""
-        data, shapes = chunk.data, self._shapes
-        source = (chunk.source.path, chunk.source.node)
+        data = chunk.data
+        table = self._tables.setdefault((chunk.source.path, chunk.source.node), {})
         rows: list[_Row] = []
-        at, n = 0, len(packed)
-        while at < n:
-            end = packed[at] >> HIT_BITS
-            names: tuple[int, ...] = (packed[at] & _MASK,)
-            at += 1
-            while at < n and packed[at] >> HIT_BITS == end:
-                names = (*names, packed[at] & _MASK)
-                at += 1
+        several: tuple[int, ...] = ()
+        for hit, following in zip(packed, chain(islice(packed, 1, None), (-1,)), strict=True):
+            end = hit >> HIT_BITS
+            if following >> HIT_BITS == end:
+                several = (*several, hit & _MASK)
+                continue
+            name: int | tuple[int, ...] = hit & _MASK
+            if several:
+                name, several = (*several, hit & _MASK), ()
             start = data.rfind(b"\n", 0, end) + 1
-            head = data[start : min(end, start + _HEAD)]
-            key = (names, head.translate(None, _DIGITS), source)
-            shape = shapes.get(key)
+            head = data[start:end] if end - start < _HEAD else data[start : start + _HEAD]
+            residue = head.translate(None, _DIGITS)
+            shapes = table.get(name)
+            if shapes is None:
+                shapes = table[name] = {}
+            shape = shapes.get(residue)
             if shape is None:
-                shape = shapes[key] = self._shape(names, head)
+                shape = shapes[residue] = self._shape(name, head)
             rows.append((start, end, shape))
         return rows
 
-    def _shape(self, names: tuple[int, ...], head: bytes) -> _Shape:
+    def _shape(self, name: int | tuple[int, ...], head: bytes) -> _Shape:
+        self._size += 1
+        names = name if isinstance(name, tuple) else (name,)
         rules = tuple(self._rules[n] for n in names)
+        kind = kind_of(head)
         return _Shape(
             names,
-            kind_of(head),
+            kind,
             rules,
+            own=kind in _OWN,
+            opens=kind in (_DATED, _OBJECT),
             fact=any(r.fact for r in rules),
             unless=any(r.unless for r in rules),
         )
 
-    def _repeat(self, chunk: Chunk, shape: _Shape, start: int, end: int) -> _Repeat | None:
+    def _repeat(self, data: bytes, row: _Row) -> _Repeat | None:
         """Return whom a line repeats; None where it names somebody new."""
+        start, end, shape = row
         shape.asked += 1
         if shape.asked > SURE and shape.asked % SAMPLE and not shape.unless:
             return shape.latest
-        who = _identity(shape, chunk.data[start : min(end, start + 8 * _HEAD)])
-        repeat = shape.known.get(who)
-        if repeat is not None or len(shape.known) >= MAX_IDENTITIES:
-            shape.latest = repeat or shape.latest
-            return shape.latest
-        shape.latest = shape.known[who] = _Repeat()
-        return None
+        line = data[start : min(end, start + 8 * _HEAD)]
+        digits = line.translate(None, _NO_DIGITS)
+        if shape.kind is _DATED:
+            digits = digits[_DATE:]
+        repeat = shape.numbers.get(digits)
+        if repeat is None:
+            who = _identity(shape, line)
+            repeat = shape.known.get(who)
+            if repeat is None and len(shape.known) < MAX_IDENTITIES:
+                shape.latest = shape.known[who] = shape.numbers[digits] = _Repeat()
+                return None
+            if repeat is None and shape.unless:
+                return None
+            repeat = repeat or shape.latest
+            if repeat is not None and len(shape.numbers) < SURE:
+                shape.numbers[digits] = repeat
+        shape.latest = repeat
+        return repeat
 
     def fits(self, records: Sequence[Record], upto: int, chunk: Chunk) -> bool:
         """Say whether no counted line is part of a record that was joined, nor behind the last one that was whole."""
@@ -250,44 +303,50 @@ def _identity(shape: _Shape, line: bytes) -> object:
     return tuple(found)
 
 
-def _stands_alone(chunk: Chunk, rows: Sequence[_Row], at: int) -> bool:
+def _stands_alone(data: bytes, row: _Row, log_format: str, streams: _Streams) -> bool:
     """Say whether the record of a hit is its own line. False where that cannot be seen."""
-    start, end, shape = rows[at]
-    kind, data = shape.kind, chunk.data
+    start, end, shape = row
+    kind, below = shape.kind, end + 1
     if kind is _OBJECT:
         return True
-    below = end + 1
     if kind is _PART or below >= len(data):
         return False
-    if at + 1 < len(rows) and rows[at + 1][0] == below:
-        after = rows[at + 1][2].kind
-    else:
-        after = kind_of(data[below : below + _HEAD])
+    if kind is not _DATED and log_format != "text":
+        return False  # it continues a dated record
+    if not shape.own:
+        return streams.alone(start, end)
+    after = kind_of(data[below : below + _HEAD])
     if kind is _DATED:
         return after is _DATED or after is _OBJECT
-    if chunk.source.format != "text":
-        return False  # it continues a dated record
-    if kind is not _PLAIN:
-        return _alone_in_stream(data, start, end)
     if after not in _OWN or not start:
         return False
-    if at and rows[at - 1][1] + 1 == start:
-        return rows[at - 1][2].kind in _OWN
     above = data.rfind(b"\n", 0, start - 1) + 1
     return kind_of(data[above : min(start - 1, above + _HEAD)]) in _OWN
 
 
-def _alone_in_stream(data: bytes, start: int, end: int) -> bool:
-    """The same where several processes share a file: what counts are the nearest lines of the same one."""
-    stream = _STREAM.match(data, start, end)
-    prefix = b"\n" + stream[0] if stream else b"\n"
-    found = [
-        data.find(prefix, end, end + _WINDOW),
-        data.rfind(prefix, max(0, start - _WINDOW), start),
-    ]
-    places = [at + len(prefix) for at in found if at >= 0]
-    if found[1] < 0 < start <= _WINDOW and data.startswith(
-        prefix[1:]
-    ):  # the first line has none before it
-        places.append(len(prefix) - 1)
-    return not any(_CONTINUES.match(data, at) for at in places)
+class _Streams:
+    """Lines of several processes in one text: the nearest ones of the same process say whether a line is alone."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._parts: list[int] | None = None
+
+    def alone(self, start: int, end: int) -> bool:
+        """Say whether the record of a line is the line itself."""
+        data = self._data
+        if self._parts is None:
+            begun = ((m.start(), m.end()) for m in _STREAM_BELOW.finditer(data))
+            self._parts = [start for start, end in begun if _CONTINUES.match(data, end)]
+            if kind_of(data[:_HEAD]) is _PART:
+                self._parts.insert(0, 0)
+        near = bisect_left(self._parts, start - _WINDOW)
+        if near == len(self._parts) or self._parts[near] > end + _WINDOW:
+            return True
+        stream = _STREAM.match(data, start, end)
+        prefix = b"\n" + stream[0] if stream else b"\n"
+        below = data.find(prefix, end, end + _WINDOW)
+        above = data.rfind(prefix, max(0, start - _WINDOW), start)
+        places = [at + len(prefix) for at in (below, above) if at >= 0]
+        if above < 0 < start <= _WINDOW and data.startswith(prefix[1:]):
+            places.append(len(prefix) - 1)  # the first line has no newline before it
+        return not any(_CONTINUES.match(data, at) for at in places)

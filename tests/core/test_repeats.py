@@ -1,0 +1,144 @@
+"""Counting repeats says the same as expanding every line: counts, and whom it is about."""
+
+from collections import Counter
+from datetime import timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raywatch.collect.raylogs import describe
+from raywatch.core import repeats as module
+from raywatch.core.repeats import Repeats
+from raywatch.model import Chunk, FileId, Finding
+from raywatch.pipeline import counted, examine, load_engine
+from tests.core.storms import GCS, NAMES, OOM, TEXTS
+
+ENGINE = load_engine()
+UTC = timezone.utc
+WORKER = f"worker-{7:056x}-ffffffff-12.err"
+
+
+def chunk_of(name: str, data: bytes, offset: int = 0, line: int = 1, **how) -> Chunk:
+    """A chunk of a file that is named so."""
+    source = describe(f"/session_1/logs/{name}")
+    assert source is not None
+    return Chunk(source, FileId(1, 1), offset, line, data, 0.0, **how)
+
+
+def sums(findings) -> Counter[tuple[object, ...]]:
+    """How many records each class has, and of whom."""
+    total: Counter[tuple[object, ...]] = Counter()
+    for f in findings:
+        total[f.class_id, f.subject, f.signature] += f.count
+    return total
+
+
+def in_two_ways(chunks: list[Chunk]) -> tuple[list[Finding], list[Finding]]:
+    """The findings of chunks, expanded and counted."""
+    repeats = Repeats(ENGINE.ruleset)
+    plain = [f for c in chunks for f in examine(ENGINE, c, UTC).findings]
+    few = [f for c in chunks for f in examine(ENGINE, c, UTC, repeats=repeats).findings]
+    return plain, few + counted(ENGINE, repeats, UTC)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.sampled_from(NAMES), TEXTS, st.booleans())
+def test_counting_says_what_expanding_says(name, data, final):
+    """For any text of any format: the same number of records of each class and subject, the same facts."""
+    chunk = chunk_of(name, data, final=final)
+    plain, few = in_two_ways([chunk])
+
+    assert sums(few) == sums(plain)
+    repeats = Repeats(ENGINE.ruleset)
+    seen, told = examine(ENGINE, chunk, UTC), examine(ENGINE, chunk, UTC, repeats=repeats)
+    assert (told.facts, told.upto) == (seen.facts, seen.upto)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(NAMES), st.lists(TEXTS, max_size=4))
+def test_counts_go_on_from_chunk_to_chunk(name, texts):
+    """What was learned in one chunk is known in the next."""
+    chunks, offset, line = [], 0, 1
+    for text in texts:
+        chunks.append(chunk_of(name, text, offset, line, final=True))
+        offset, line = offset + len(text), line + text.count(b"\n")
+    plain, few = in_two_ways(chunks)
+
+    assert sums(few) == sums(plain)
+
+
+def test_the_first_and_the_last_line_are_the_evidence():
+    """Each with its number and its time."""
+    lines = [GCS.format(n=7).replace("12:00:07", f"12:00:{n:02}") for n in range(60)]
+    plain, few = in_two_ways(
+        [chunk_of("gcs_server.out", "\n".join([*lines, ""]).encode(), line=5, final=True)]
+    )
+
+    assert [(f.evidence.line, f.count) for f in few] == [(5, 1), (64, 1), (63, 58)]
+    assert few[2].at - few[0].at == 58
+    assert {f.evidence.text for f in few} <= {f.evidence.text for f in plain}
+
+
+def test_who_is_named_by_digits_alone_is_told_apart():
+    """Ranks, processes, job ids: a storm of sixty ranks is about sixty."""
+    lines = [f"(RayTrainWorker pid={n % 60}, ip=10.0.0.1) {OOM.format(n=1)}\n" for n in range(600)]
+    plain, few = in_two_ways([chunk_of("job-driver-x.log", "".join(lines).encode(), final=True)])
+
+    assert len({f.subject for f in few}) == 60
+    assert sums(few) == sums(plain)
+    assert len(few) < 200
+
+
+def test_what_an_unless_takes_back_is_not_counted_with_what_it_does_not():
+    """The lines differ in nothing but a digit."""
+    text = GCS.replace("Worker unexpectedly exits", "Worker exits with an exit code") + " {code}.\n"
+    lines = [text.format(n=3, code=0)] * 70 + [text.format(n=3, code=7)] * 5
+    for order in (lines, lines[::-1], lines[::7]):
+        plain, few = in_two_ways([chunk_of("gcs_server.out", "".join(order).encode(), final=True)])
+
+        assert sums(few) == sums(plain)
+        assert len({f.signature for f in plain}) > 1
+
+
+def test_a_storm_is_not_expanded():
+    """Ten thousand lines with ten thousand numbers: a handful of records."""
+    data = "".join(OOM.format(n=n) + "\n" for n in range(10_000)).encode()
+    _, few = in_two_ways([chunk_of(WORKER, data, final=True)])
+
+    assert sum(f.count for f in few) == 10_000
+    assert len(few) < 10
+
+
+def test_a_storm_of_names_is_bounded(monkeypatch):
+    """Everybody of a shape who comes after the thousandth is counted with the others; none is lost."""
+    monkeypatch.setattr(module, "MAX_IDENTITIES", 10)
+    monkeypatch.setattr(module, "MAX_SHAPES", 20)
+    lines = [GCS.replace("12:00:0{n}", "12:00:00").format(n=n) + "\n" for n in range(500)]
+    repeats = Repeats(ENGINE.ruleset)
+    found: list[Finding] = []
+    for i in range(0, 500, 50):
+        chunk = chunk_of("gcs_server.out", "".join(lines[i : i + 50]).encode(), i, final=True)
+        found += examine(ENGINE, chunk, UTC, repeats=repeats).findings
+        assert repeats._size <= 20 + 50
+    found += counted(ENGINE, repeats, UTC)
+
+    assert sum(f.count for f in found) == 500
+
+
+def test_facts_are_not_counted():
+    """What they say differs each time: the oldest and the newest of a storm are expanded."""
+    line = "Checkpoint successfully created at: Checkpoint(filesystem=local, path=/mnt/run/checkpoint_{n:06})\n"
+    row = (
+        '{{"asctime": "2026-11-24 12:00:00,123", "levelname": "INFO", "message": "'
+        + line.strip()
+        + '"}}\n'
+    )
+    data = "".join(row.format(n=n) for n in range(1000)).encode()
+    chunk = chunk_of(f"train/ray-train-app-controller-{'a' * 56}.log", data, final=True)
+    every = examine(ENGINE, chunk, UTC).facts
+    if not every:
+        pytest.fail("the sample is no fact any more")
+    facts = examine(ENGINE, chunk, UTC, repeats=Repeats(ENGINE.ruleset)).facts
+
+    assert facts == (*every[: module.MAX_FACTS], *every[-module.MAX_FACTS :])
