@@ -98,7 +98,7 @@ class Counting:
     ) -> None:
         """Count what was found and what it did to the incidents; `notices` are new drains."""
         for finding in findings:
-            self.findings[finding.class_id, finding.evidence.component] += 1
+            self.findings[finding.class_id, finding.evidence.component] += finding.count
             self._changed = True
         for change in changes:
             if change.kind in ("opened", "reclassified"):

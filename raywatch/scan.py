@@ -81,7 +81,11 @@ def scan_paths(
         if progress:
             progress(member.path, size)
     incidents = _correlated(engine, facts, findings, since, until)
-    stats: dict[str, int | float] = {"files": files, "bytes": size, "findings": len(findings)}
+    stats: dict[str, int | float] = {
+        "files": files,
+        "bytes": size,
+        "findings": sum(f.count for f in findings),
+    }
     return ScanResult(incidents, stats)
 
 

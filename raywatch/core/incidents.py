@@ -148,9 +148,13 @@ def _attach(
         fields={**finding.fields, **incident.fields},
     )
     if not is_copy(incident.heard, finding):
-        grown = replace(grown, findings=grown.findings + 1)
+        grown = replace(grown, findings=grown.findings + finding.count)
         if finding.class_id != incident.class_id:
-            times = sum(k.startswith(f"{explained} ") for k in incident.heard) if better else 1
+            times = (
+                sum(k.startswith(f"{explained} ") for k in incident.heard)
+                if better
+                else finding.count
+            )
             grown = replace(grown, explains=_counted(grown.explains, explained, times))
     if better:
         grown = _renamed(state, grown, finding)
@@ -366,8 +370,9 @@ def correlate_all(
     findings = tuple(findings)
     facts = tuple(facts)
     known: tuple[Fact | Finding, ...] = (*facts, *findings)
-    for item in known:  # the whole story is here: know first who belongs to whom
-        state = _linked(state, item.entities)
+    # The whole story is here: know first who belongs to whom. Most say it again and again.
+    for entities in dict.fromkeys(item.entities for item in known):
+        state = _linked(state, entities)
     dated: list[Fact | Finding] = [*facts, *(f for f in findings if f.dated)]
     changes: list[Change] = []
     for item in sorted(dated, key=lambda i: i.at):

@@ -26,13 +26,14 @@ def related(
 ) -> list[Incident]:
     """Return the open incidents that a finding may belong to. `links` join who was named together."""
     role = classes[finding.class_id].role
+    asked = _Asked(finding, role)
     return [
         i
         for i in incidents
         if i.state == "open"
         and is_near(i, finding)
         and not _came_too_late(i, finding, classes)
-        and (belongs(i, finding, role) or _is_hosted(links, i, finding, role))
+        and (asked.belongs_to(i) or _is_hosted(links, i, finding, role))
     ]
 
 
@@ -79,23 +80,42 @@ def is_near(incident: Incident, finding: Finding) -> bool:
 
 def belongs(incident: Incident, finding: Finding, role: str) -> bool:
     """Say whether a finding of this role is about the same as an incident; `is_near` is asked first."""
-    mine, theirs = finding.subject, incident.subject
-    if mine.kind == theirs.kind == "node" and mine.node and theirs.node:
-        return mine.node == theirs.node
-    if "cluster" in (mine.kind, theirs.kind) or _is_copy(incident, finding):
-        return True
-    if mine.kind == "node" and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
-        # Strangers of one job do not die of each other's nodes, nor long before their own.
-        return mine.node == theirs.node and finding.at - incident.first_at <= NODE_TO_WORKER_S
-    if any(e.kind in BINDING for e in finding.entities & incident.entities):
-        return True
-    if incident.class_id == "spot_preemption" and finding.fields.get("source") == "preemption":
-        return True  # Ray Train names the cause of its decision, not the node
-    if "node" in (mine.kind, theirs.kind) and _shares_node(incident, finding):
-        return True
-    return _is_loose(finding, role) and abs(finding.at - incident.last_at) <= LOOSE_S * (
-        1 if finding.dated else 1e9
-    )
+    return _Asked(finding, role).belongs_to(incident)
+
+
+class _Asked:
+    """A finding that is held against many incidents: what of it is asked each time is worked out once."""
+
+    def __init__(self, finding: Finding, role: str) -> None:
+        self._finding = finding
+        self._binding = frozenset(e for e in finding.entities if e.kind in BINDING)
+        nodes = {e.id for e in finding.entities if e.kind == "node"} | {finding.subject.node}
+        self._nodes = {n: Entity("node", n) for n in nodes if n}
+        self._reach_s = LOOSE_S * (1 if finding.dated else 1e9) if _is_loose(finding, role) else -1
+
+    def belongs_to(self, incident: Incident) -> bool:
+        """Say whether it is about the same."""
+        finding = self._finding
+        mine, theirs = finding.subject, incident.subject
+        if mine.kind == theirs.kind == "node" and mine.node and theirs.node:
+            return mine.node == theirs.node
+        if "cluster" in (mine.kind, theirs.kind) or _is_copy(incident, finding):
+            return True
+        if mine.kind == "node" and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
+            # Strangers of one job do not die of each other's nodes, nor long before their own.
+            return mine.node == theirs.node and finding.at - incident.first_at <= NODE_TO_WORKER_S
+        if not self._binding.isdisjoint(incident.entities):
+            return True
+        if incident.class_id == "spot_preemption" and finding.fields.get("source") == "preemption":
+            return True  # Ray Train names the cause of its decision, not the node
+        if "node" in (mine.kind, theirs.kind) and self._shares_node(incident):
+            return True
+        return abs(finding.at - incident.last_at) <= self._reach_s
+
+    def _shares_node(self, incident: Incident) -> bool:
+        return incident.subject.node in self._nodes or any(
+            e in incident.entities for e in self._nodes.values()
+        )
 
 
 def _is_copy(incident: Incident, finding: Finding) -> bool:
@@ -105,12 +125,6 @@ def _is_copy(incident: Incident, finding: Finding) -> bool:
     if not finding.dated and incident.first_at == 0:
         return same and finding.evidence.file == incident.root.file
     return same and abs(finding.at - incident.last_at) <= COPY_S
-
-
-def _shares_node(incident: Incident, finding: Finding) -> bool:
-    mine = {e.id for e in finding.entities if e.kind == "node"} | {finding.subject.node}
-    theirs = {e.id for e in incident.entities if e.kind == "node"} | {incident.subject.node}
-    return bool((mine & theirs) - {""})
 
 
 def _is_loose(finding: Finding, role: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, tzinfo
 from typing import NamedTuple
 
@@ -23,6 +23,14 @@ _ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 _STREAM = re.compile(
     r"(?:\((?P<name>[A-Za-z_][\w.:<>]*)(?: \+\S+)?(?: pid=(?P<pid>\d+))?(?:, ip=(?P<ip>[\d.]+))?\) ?"
     r"|\[(?:rank|default)(?P<rank>\d+)\]: ?|\[(?P<slot>\d+)\]<std(?:err|out)>: ?)+"
+)
+# The same on raw bytes, colours included.
+_COLOUR = rb"(?:\x1b\[[0-9;?]*[A-Za-z])*"
+STREAM_BYTES = re.compile(
+    rb"(?:"
+    + _COLOUR
+    + rb"(?:\([A-Za-z_][\w.:<>]*(?: \+\S+)?(?: pid=\d+)?(?:, ip=[\d.]+)?\)|\[(?:rank|default)\d+\]:"
+    rb"|\[\d+\]<std(?:err|out)>:)" + _COLOUR + rb" ?)+"
 )
 _PAIR = re.compile(
     r" (cluster_id|job_id|worker_id|node_id|actor_id|task_id|lease_id)=([0-9a-f]+)\b"
@@ -115,14 +123,16 @@ def _span(chunk: Chunk, hit: Hit, floor: int) -> tuple[int, int]:
     data = chunk.data
     if data.startswith(b'{"', hit.start):
         return hit.start, hit.end
-    before = _lines_before(data, hit.start, floor)
-    own = _line(data, hit.start, hit.end)
     if starts_record(data[hit.start : hit.start + 64]):
         return hit.start, _end_of_dated(data, hit.end)
-    for line in before:  # a dated record that this line continues
-        if starts_record(data[line.start : line.start + 64]) and not _is_free(chunk):
-            return line.start, _end_of_dated(data, hit.end)
-    return _traceback_start(own, before), _traceback_end(data, own, before)
+    own = _line(data, hit.start, hit.end)
+    above = _Above(data, own, floor)
+    if not _is_free(chunk):
+        start = above.dated()
+        if start is not None:  # a dated record that this line continues
+            return start, _end_of_dated(data, hit.end)
+    start = _traceback_start(own, above)
+    return start, _traceback_end(data, own, start)
 
 
 def _is_free(chunk: Chunk) -> bool:
@@ -153,51 +163,94 @@ def _line(data: bytes, start: int, end: int) -> _Line:
     )
 
 
-def _lines_before(data: bytes, start: int, floor: int) -> list[_Line]:
-    """Return the lines above `start`, nearest first, bounded."""
-    lines: list[_Line] = []
-    end = start - 1
-    while end > floor and len(lines) < MAX_LINES and start - end < MAX_RECORD:
-        begin = data.rfind(b"\n", 0, end) + 1
-        lines.append(_line(data, begin, end))
-        end = begin - 1
-    return lines
+class _Above:
+    """The lines of its own process above a line, nearest first, bounded; each is looked at once, when it is asked for."""
+
+    def __init__(self, data: bytes, own: _Line, floor: int) -> None:
+        self._data, self._own = data, own
+        self._floor = max(floor, own.start - MAX_RECORD)
+        self._lines: list[_Line] = []
+        self._more = self._read()
+
+    def dated(self) -> int | None:
+        """Return where the nearest record above begins, of whatever process."""
+        data, end = self._data, self._own.start - 1
+        for _ in range(MAX_LINES):
+            if end <= self._floor:
+                break
+            start = data.rfind(b"\n", 0, end) + 1
+            if starts_record(data[start : start + 64]):
+                return start
+            end = start - 1
+        return None
+
+    def _read(self) -> Iterator[_Line]:
+        data, own, end = self._data, self._own, self._own.start - 1
+        before = newline_before(data, own)
+        while end > self._floor and len(self._lines) < MAX_LINES:
+            found = data.rfind(before, self._floor, end)
+            if found < 0 and not data.startswith(before[1:], self._floor):
+                return
+            start = found + 1 if found >= 0 else self._floor
+            line = _line(data, start, _eol(data, start))
+            if line.stream == own.stream:
+                self._lines.append(line)
+                yield line
+            end = start - 1
+
+    def __iter__(self) -> Iterator[_Line]:
+        yield from tuple(self._lines)
+        yield from self._more
+
+    def down_to(self, line: _Line) -> Sequence[_Line]:
+        """Return the lines between a line and the place, nearest to the place first."""
+        return self._lines[: self._lines.index(line)]
+
+
+def newline_before(data: bytes, line: _Line) -> bytes:
+    """Return what stands before the text of every line of the same process: a newline and its prefix, colours and all.
+
+    Thousands of lines of others may lie between two of one process: they need not be looked at.
+    """
+    if not line.stream:
+        return b"\n"
+    raw = data[line.start : min(line.end, line.start + 4096)]
+    match = STREAM_BYTES.match(raw)
+    return b"\n" + (match[0] if match else b"")
 
 
 def _indented(text: str) -> bool:
     return text[:1] in (" ", "\t", "|", "^") or not text.strip()
 
 
-def _traceback_start(own: _Line, before: Sequence[_Line]) -> int:
+def _traceback_start(own: _Line, above: _Above) -> int:
     """Find where the (chained) traceback begins that `own` belongs to; its own start if it is in none."""
     start, seen_body = own.start, own.text.startswith(_HEADER)
-    for line in (b for b in before if b.stream == own.stream):
+    for line in above:
         if line.text.startswith(_HEADER):
             start, seen_body = line.start, True
         elif seen_body and not _indented(line.text) and not line.text.startswith(_CHAINS):
-            if not _chained(line, before):
+            if not _chained(line, above):
                 break
         elif not _indented(line.text) and not line.text.startswith(_CHAINS):
             break
     return start
 
 
-def _chained(line: _Line, before: Sequence[_Line]) -> bool:
+def _chained(line: _Line, above: _Above) -> bool:
     """Say whether an exception line is followed by a chain marker, so that the record goes on above it."""
-    below = [
-        b for b in before if b.start > line.start and b.stream == line.stream and b.text.strip()
-    ]
+    below = [b for b in above.down_to(line) if b.text.strip()]
     return bool(below) and below[-1].text.startswith(_CHAINS)
 
 
-def _traceback_end(data: bytes, own: _Line, before: Sequence[_Line]) -> int:
+def _traceback_end(data: bytes, own: _Line, start: int) -> int:
     """Find where it ends: indented lines, then the exception's own line, then chained ones."""
-    in_body = own.text.startswith(_HEADER) or (
-        _indented(own.text) and any(b.text.startswith(_HEADER) for b in before)
-    )
+    in_body = own.text.startswith(_HEADER) or (_indented(own.text) and start < own.start)
     end, at = own.end, own.end
+    before = newline_before(data, own)
     for _ in range(MAX_LINES):
-        if at + 1 >= len(data):
+        at = data.find(before, at, own.end + MAX_RECORD)
+        if at < 0 or at + 1 >= len(data):
             break
         line = _line(data, at + 1, _eol(data, at + 1))
         at = line.end

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import NamedTuple
 
-from raywatch.core.records import LineNumbers, starts_record
+from raywatch.core.records import STREAM_BYTES, LineNumbers, starts_record
 from raywatch.core.signatures import Ruleset, Signature
 from raywatch.model import HIT_BITS, Chunk, Record
 
@@ -34,16 +34,8 @@ _NO_DIGITS = bytes(set(range(256)) - set(_DIGITS))
 _DATE = 17  # digits of `2026-11-24 12:00:00,123`
 # Captured names that say who: subjects and entities of core/classify.py.
 _NAMING = re.compile(r"rank|pid|_id$|_ip$|^(?:ip|node|actor|worker|job|run_name|device|session)$")
-_ANSI = rb"(?:\x1b\[[0-9;?]*[A-Za-z])*"
-# The stream prefix of core/records.py on raw bytes, colours included.
-_STREAM = re.compile(
-    rb"(?:"
-    + _ANSI
-    + rb"(?:\([A-Za-z_][\w.:<>]*(?: \+\S+)?(?: pid=\d+)?(?:, ip=[\d.]+)?\)|\[(?:rank|default)\d+\]:"
-    rb"|\[\d+\]<std(?:err|out)>:)" + _ANSI + rb" ?)+"
-)
 _CONTINUES = re.compile(rb"[\s|^\x1b]|\Z|Traceback \(most|During handling of|The above exception")
-_STREAM_BELOW = re.compile(rb"\n" + _STREAM.pattern)
+_STREAM_BELOW = re.compile(rb"\n" + STREAM_BYTES.pattern)
 _PAIR = re.compile(rb" (?:job_id|worker_id|node_id|actor_id)=[0-9a-f]+")
 _JSON = re.compile(
     rb'"(?:job_id|worker_id|node_id|actor_id|run_name|world_rank|component|label)": ?"?[^",}]*'
@@ -58,7 +50,7 @@ def kind_of(head: bytes) -> bytes:
         return _OBJECT
     if starts_record(head):
         return _DATED
-    stream = _STREAM.match(head)
+    stream = STREAM_BYTES.match(head)
     if stream:
         return _PART if _CONTINUES.match(head, stream.end()) else stream[0]
     return _PART if _CONTINUES.match(head) else _PLAIN
@@ -293,7 +285,7 @@ def _identity(shape: _Shape, line: bytes) -> object:
     if shape.kind is _OBJECT:
         found += _JSON.findall(line)
     elif shape.kind not in _OWN:
-        stream = _STREAM.match(line)
+        stream = STREAM_BYTES.match(line)
         found.append(stream[0] if stream else b"")
     for rule in shape.rules:
         found += [bool(p.search(line)) for p in rule.unless]
@@ -342,7 +334,7 @@ class _Streams:
         near = bisect_left(self._parts, start - _WINDOW)
         if near == len(self._parts) or self._parts[near] > end + _WINDOW:
             return True
-        stream = _STREAM.match(data, start, end)
+        stream = STREAM_BYTES.match(data, start, end)
         prefix = b"\n" + stream[0] if stream else b"\n"
         below = data.find(prefix, end, end + _WINDOW)
         above = data.rfind(prefix, max(0, start - _WINDOW), start)
