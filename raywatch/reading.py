@@ -73,6 +73,7 @@ class _Reader:
         self._span = span or (0, sys.maxsize)
         self._stops = [self._span[1]] if span is None else [*span, span[1] + CONTEXT]
         self._lines = _Lines(stream, self._span[0])
+        self._numbers: LineNumbers | None = None  # of the block in hand, where it was examined
         if span is not None:
             if not isinstance(stream, io.FileIO):
                 raise TypeError("only of a plain file a span can be read")
@@ -121,6 +122,7 @@ class _Reader:
         return newline + 1 if newline >= 0 else self._have
 
     def _take(self, cut: int, *, final: bool) -> None:
+        self._numbers = None
         packed = self._engine.matcher.packed(self._view[self._from : cut])
         if packed:
             self._from = self._examine(cut, packed, final=final)
@@ -134,6 +136,7 @@ class _Reader:
         hits = [p + shift for p in packed] if shift else packed
         data = bytes(self._view[:cut])
         line = self._lines.at(self._base)
+        self._numbers = LineNumbers(data, line)
         chunk = Chunk(
             self._source, FileId(0, 0), self._base, line, data, 0.0, final=final, hits=hits
         )
@@ -143,7 +146,7 @@ class _Reader:
             self._engine,
             chunk,
             self._tz,
-            around=Around(LineNumbers(data, line), max(0, self._floor - self._base)),
+            around=Around(self._numbers, max(0, self._floor - self._base)),
             repeats=self._repeats if inside and len(hits) >= STORM else None,
         )
         self._findings += (f for f in seen.findings if begin <= f.evidence.offset < end)
@@ -157,7 +160,11 @@ class _Reader:
         if keep <= 0:
             return
         keep = min(self._from, self._buffer.find(b"\n", keep) + 1 or self._from)
-        self._lines.passed(self._view[:keep])
+        if self._numbers is not None:
+            self._lines.known(self._base + keep, self._numbers.of(keep))
+            self._numbers = None
+        else:
+            self._lines.passed(self._view[:keep])
         self._base += keep
         self._view[: self._have - keep] = self._view[keep : self._have]
         self._have -= keep
@@ -174,8 +181,12 @@ class _Lines:
         self._file = stream if isinstance(stream, io.FileIO) else None
         self._line, self._counted = 1, offset
 
+    def known(self, offset: int, line: int) -> None:
+        """Take the number of the line at an offset from who has counted it."""
+        self._counted, self._line = offset, line
+
     def passed(self, part: memoryview) -> None:
-        """A part of the stream is given up."""
+        """Take in that a part of the stream is given up."""
         if self._file is None:
             self._line += bytes(part).count(b"\n")
 

@@ -25,16 +25,8 @@ def related(
     classes: Mapping[str, FailureClass],
 ) -> list[Incident]:
     """Return the open incidents that a finding may belong to. `links` join who was named together."""
-    role = classes[finding.class_id].role
-    asked = _Asked(finding, role)
-    return [
-        i
-        for i in incidents
-        if i.state == "open"
-        and is_near(i, finding)
-        and not _came_too_late(i, finding, classes)
-        and (asked.belongs_to(i) or _is_hosted(links, i, finding, role))
-    ]
+    asked = _Asked(finding, classes[finding.class_id].role, links)
+    return [i for i in incidents if i.state == "open" and asked.is_kin_of(i, classes)]
 
 
 def _came_too_late(
@@ -49,23 +41,13 @@ def _came_too_late(
     return finding.at - incident.first_at > (EARLY_S if planned else NODE_TO_WORKER_S)
 
 
-def _is_hosted(links: Links, incident: Incident, finding: Finding, role: str) -> bool:
-    """Say whether a node and a run that has ranks on it fail together. Survivors name only their own nodes."""
-    mine, theirs = finding.subject, incident.subject
-    if mine.kind == "node" and theirs.kind != "node":
-        return bool(links.get(Entity("node", mine.node), frozenset()) & incident.entities)
-    if theirs.kind == "node" and mine.kind != "node" and role != "root":
-        return bool(links.get(Entity("node", theirs.node), frozenset()) & finding.entities)
-    return False
-
-
 def is_explained(links: Links, symptom: Incident, end: Finding) -> bool:
     """Say whether the end of a node, or of the cluster, explains an incident of which only a symptom is known."""
     if end.subject.kind == "cluster":
         return True
     if end.subject.kind != "node" or symptom.subject.kind == "node":
         return False
-    if _is_hosted(links, symptom, end, "root"):
+    if _hosted(links, end) & symptom.entities:
         return True
     soon = end.at - symptom.first_at <= NODE_TO_WORKER_S
     return bool(end.subject.node) and symptom.subject.node == end.subject.node and soon
@@ -80,48 +62,74 @@ def is_near(incident: Incident, finding: Finding) -> bool:
 
 def belongs(incident: Incident, finding: Finding, role: str) -> bool:
     """Say whether a finding of this role is about the same as an incident; `is_near` is asked first."""
-    return _Asked(finding, role).belongs_to(incident)
+    return _Asked(finding, role, {}).belongs_to(incident)
 
 
 class _Asked:
     """A finding that is held against many incidents: what of it is asked each time is worked out once."""
 
-    def __init__(self, finding: Finding, role: str) -> None:
-        self._finding = finding
+    def __init__(self, finding: Finding, role: str, links: Links) -> None:
+        self._finding, self._role, self._links = finding, role, links
         self._binding = frozenset(e for e in finding.entities if e.kind in BINDING)
         nodes = {e.id for e in finding.entities if e.kind == "node"} | {finding.subject.node}
         self._nodes = {n: Entity("node", n) for n in nodes if n}
+        self._is_node = finding.subject.kind == "node"
+        self._hosted = _hosted(links, finding) if self._is_node else frozenset()
         self._reach_s = LOOSE_S * (1 if finding.dated else 1e9) if _is_loose(finding, role) else -1
+
+    def is_kin_of(self, incident: Incident, classes: Mapping[str, FailureClass]) -> bool:
+        """Say whether it may belong to an open incident."""
+        finding = self._finding
+        if not is_near(incident, finding):
+            return False
+        if self._is_node and _came_too_late(incident, finding, classes):
+            return False
+        if self.belongs_to(incident):
+            return True
+        # A node and a run that has ranks on it fail together. Survivors name only their own nodes.
+        if self._is_node:
+            other = incident.subject.kind != "node"
+            return other and not self._hosted.isdisjoint(incident.entities)
+        if incident.subject.kind == "node" and self._role != "root":
+            known = self._links.get(Entity("node", incident.subject.node), frozenset())
+            return not known.isdisjoint(finding.entities)
+        return False
 
     def belongs_to(self, incident: Incident) -> bool:
         """Say whether it is about the same."""
         finding = self._finding
         mine, theirs = finding.subject, incident.subject
-        if mine.kind == theirs.kind == "node" and mine.node and theirs.node:
+        if self._is_node and theirs.kind == "node" and mine.node and theirs.node:
             return mine.node == theirs.node
-        if "cluster" in (mine.kind, theirs.kind) or _is_copy(incident, finding):
+        if mine.kind == "cluster" or theirs.kind == "cluster":
             return True
-        if mine.kind == "node" and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
+        if finding.class_id == incident.class_id and _is_copy(incident, finding):
+            return True
+        if self._is_node and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
             # Strangers of one job do not die of each other's nodes, nor long before their own.
             return mine.node == theirs.node and finding.at - incident.first_at <= NODE_TO_WORKER_S
         if not self._binding.isdisjoint(incident.entities):
             return True
         if incident.class_id == "spot_preemption" and finding.fields.get("source") == "preemption":
             return True  # Ray Train names the cause of its decision, not the node
-        if "node" in (mine.kind, theirs.kind) and self._shares_node(incident):
+        if (self._is_node or theirs.kind == "node") and self._shares_node(incident):
             return True
         return abs(finding.at - incident.last_at) <= self._reach_s
 
     def _shares_node(self, incident: Incident) -> bool:
-        return incident.subject.node in self._nodes or any(
-            e in incident.entities for e in self._nodes.values()
+        return incident.subject.node in self._nodes or not incident.entities.isdisjoint(
+            self._nodes.values()
         )
 
 
+def _hosted(links: Links, end: Finding) -> frozenset[Entity]:
+    return links.get(Entity("node", end.subject.node), frozenset())
+
+
 def _is_copy(incident: Incident, finding: Finding) -> bool:
-    """One failure is written up to eight times, often without saying about whom."""
+    """Of the same class. One failure is written up to eight times, often without saying about whom."""
     mine, theirs = finding.subject.id, incident.subject.id
-    same = finding.class_id == incident.class_id and (mine == theirs or not (mine and theirs))
+    same = mine == theirs or not (mine and theirs)
     if not finding.dated and incident.first_at == 0:
         return same and finding.evidence.file == incident.root.file
     return same and abs(finding.at - incident.last_at) <= COPY_S

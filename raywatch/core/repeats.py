@@ -13,6 +13,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ MAX_SHAPES = 4096  # that are remembered; then all are forgotten and learned aga
 MAX_IDENTITIES = 1024  # of one shape; whoever comes later is counted with the others
 SURE = 4096  # lines of one shape that are asked whom they name; from then on each SAMPLEth is
 SAMPLE = 64
+MANY = 1000
 MAX_FACTS = 128  # of one shape and chunk that are expanded at each end
 _MASK = (1 << HIT_BITS) - 1
 _HEAD = 512  # bytes of a line that make its shape
@@ -149,7 +151,7 @@ class Repeats:
         rows = self._rows(chunk, packed)
         expand: list[int] = []
         said: dict[int, list[_Row]] = {}
-        log_format, streams = chunk.source.format, _Streams(chunk.data)
+        log_format, streams = chunk.source.format, _Streams(chunk.data, len(rows))
         over, after = -1, rows[1:]
         after.append((-1, -1, rows[0][2]))
         above = rows[0][2]
@@ -306,7 +308,7 @@ def _stands_alone(data: bytes, row: _Row, log_format: str, streams: _Streams) ->
     if kind is not _DATED and log_format != "text":
         return False  # it continues a dated record
     if not shape.own:
-        return streams.alone(start, end)
+        return not data[below : below + 1].isspace() and streams.alone(start, end)
     after = kind_of(data[below : below + _HEAD])
     if kind is _DATED:
         return after is _DATED or after is _OBJECT
@@ -319,21 +321,17 @@ def _stands_alone(data: bytes, row: _Row, log_format: str, streams: _Streams) ->
 class _Streams:
     """Lines of several processes in one text: the nearest ones of the same process say whether a line is alone."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._parts: list[int] | None = None
+    def __init__(self, data: bytes, asked: int) -> None:
+        """`asked`: about so many lines will be asked about; for many of them it pays to look through the text first."""
+        self._data, self._looks = data, asked > MANY
 
     def alone(self, start: int, end: int) -> bool:
         """Say whether the record of a line is the line itself."""
         data = self._data
-        if self._parts is None:
-            begun = ((m.start(), m.end()) for m in _STREAM_BELOW.finditer(data))
-            self._parts = [start for start, end in begun if _CONTINUES.match(data, end)]
-            if kind_of(data[:_HEAD]) is _PART:
-                self._parts.insert(0, 0)
-        near = bisect_left(self._parts, start - _WINDOW)
-        if near == len(self._parts) or self._parts[near] > end + _WINDOW:
-            return True
+        if self._looks:
+            near = bisect_left(self._parts, start - _WINDOW)
+            if near == len(self._parts) or self._parts[near] > end + _WINDOW:
+                return True
         stream = STREAM_BYTES.match(data, start, end)
         prefix = b"\n" + stream[0] if stream else b"\n"
         below = data.find(prefix, end, end + _WINDOW)
@@ -342,3 +340,11 @@ class _Streams:
         if above < 0 < start <= _WINDOW and data.startswith(prefix[1:]):
             places.append(len(prefix) - 1)  # the first line has no newline before it
         return not any(_CONTINUES.match(data, at) for at in places)
+
+    @cached_property
+    def _parts(self) -> list[int]:
+        """Where a line of some process goes on with a record of its own."""
+        data = self._data
+        begun = ((m.start(), m.end()) for m in _STREAM_BELOW.finditer(data))
+        parts = [start for start, end in begun if _CONTINUES.match(data, end)]
+        return [0, *parts] if kind_of(data[:_HEAD]) is _PART else parts

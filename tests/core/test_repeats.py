@@ -43,9 +43,10 @@ def in_two_ways(chunks: list[Chunk]) -> tuple[list[Finding], list[Finding]]:
 
 
 @settings(max_examples=600, deadline=None)
-@given(st.sampled_from(NAMES), TEXTS, st.booleans())
-def test_counting_says_what_expanding_says(name, data, final):
+@given(st.sampled_from(NAMES), TEXTS, st.booleans(), st.sampled_from([0, 1000]))
+def test_counting_says_what_expanding_says(name, data, final, many):
     """For any text of any format: the same number of records of each class and subject, the same facts."""
+    module.MANY = many
     chunk = chunk_of(name, data, final=final)
     plain, few = in_two_ways([chunk])
 
