@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 from pathlib import Path
 
+from raywatch.compiled import cache_folder, load_matcher
 from raywatch.core.classify import classify
 from raywatch.core.matcher import Matcher
 from raywatch.core.records import MAX_RECORD, join
@@ -56,9 +58,9 @@ def _user_files(paths: Iterable[str]) -> list[Path]:
 
 
 def load_engine(paths: Sequence[str] = ()) -> Engine:
-    """Load and compile the signatures."""
+    """Load and compile the signatures, or take what was compiled before. Raises SignatureError, OSError."""
     ruleset = load_ruleset(paths)
-    return Engine(ruleset, Matcher(ruleset))
+    return Engine(ruleset, load_matcher(ruleset, cache_folder(os.environ)))
 
 
 def examine(

@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "tables": {"core", "runbooks", "terminal"},
     "runbooks": {"model", "resources"},
     "options": {"client"},
-    "pipeline": {"model", "core", "collect", "resources"},
+    "compiled": {"core"},
+    "pipeline": {"model", "core", "collect", "compiled", "resources"},
 }
 SHELL_ROOMS = {"collect", "resume", "store", "metrics", "web"}
 WIRING = {
