@@ -15,7 +15,7 @@ import stat
 import struct
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.abc import InspectLoader
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +31,7 @@ _VERSION = 1
 _HEADER = struct.Struct(
     f"<{len(_MAGIC)}sI32sQ32s"
 )  # magic, version, key, length, sha256 of the body
+_CODE = (patterns, expressions, growth, lint, matcher)  # what decides what is in a database
 MAX_BYTES = 64 << 20  # of one database; those of some hundred signatures have 0.2 MB
 KEPT = 8  # databases: rules under work, several versions of raywatch
 _SUFFIX = ".hsdb"
@@ -75,10 +76,10 @@ class _UnfitError(Exception):
     """A cache that is not as we write it."""
 
 
-def _key(ruleset: Ruleset) -> bytes | None:
+def _key(ruleset: Ruleset, code: Iterable[ModuleType] = _CODE) -> bytes | None:
     """Return what a database depends on; None where our own code cannot be read."""
     digest = hashlib.sha256(database_key(ruleset).encode())
-    for module in (patterns, expressions, growth, lint, matcher):
+    for module in code:
         source = _source(module)
         if source is None:
             return None
@@ -124,13 +125,16 @@ def _read(path: Path) -> bytes:
     _check_folder(path.parent)
     # O_NONBLOCK: a pipe put there must not hold us up.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as opened:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or not _is_ours(status):
             raise _UnfitError("no plain file of this user alone")
         if status.st_size > MAX_BYTES:
             raise _UnfitError("too large")
-        return opened.read(MAX_BYTES)
+        with open(descriptor, "rb", closefd=False) as opened:
+            return opened.read(MAX_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _check_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -147,24 +148,31 @@ def name_of(rules) -> str:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "reason"),
     [
-        spoil_mode,
-        spoil_folder_mode,
-        spoil_link,
-        spoil_folder_link,
-        spoil_pipe,
-        spoil_folder_of_that_name,
-        spoil_size,
+        (spoil_mode, "no plain file of this user alone"),
+        (spoil_folder_mode, "no folder of this user alone"),
+        (spoil_link, "Too many levels of symbolic links"),
+        (spoil_folder_link, "no folder of this user alone"),
+        (spoil_pipe, "no plain file"),
+        (spoil_folder_of_that_name, "no plain file"),
+        (spoil_size, "too large"),
     ],
 )
-def test_what_others_could_have_written_is_not_read(folder, caplog, spoil):
-    """Compiled anew, with one line for whoever looks."""
+def test_what_others_could_have_written_is_not_read(folder, caplog, spoil, reason):
+    """Compiled anew, with a line for whoever looks."""
     spoil(folder)
 
     assert load_matcher(RULES, folder).scan(DATA) == HITS
-    assert [r.levelname for r in caplog.records][:1] == ["DEBUG"]
+    assert caplog.records[0].levelname == "DEBUG"
     assert "not used" in caplog.text
+    assert reason in caplog.text
+
+
+def test_other_code_has_another_database():
+    """A version of raywatch that writes other expressions never loads those of this one."""
+    assert compiled._key(RULES, compiled._CODE[:1]) != compiled._key(RULES)
+    assert compiled._key(RULES, [ModuleType("without_a_source")]) is None
 
 
 @pytest.mark.parametrize("which", ["file", "folder"])

@@ -1,0 +1,94 @@
+"""What each expression costs the scan: python -m tests.bench.rulecost [--rules PATH...] [--rounds N] [--shown N].
+
+Quiet Ray text (the lines of the case corpora that no signature hits) is scanned with all expressions, and with each one left
+out, in turns; the least processor time of the rounds counts. A share of 1.05: without it the scan is 1.05 times faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from raywatch.archive import members
+from raywatch.core.matcher import Matcher
+from raywatch.core.signatures import Ruleset, Signature
+from raywatch.pipeline import load_ruleset
+
+CASES = Path(__file__).parent.parent / "cases"
+BLOCK = 1 << 20
+GOAL_SHARE = 1.10  # of one expression
+
+
+def quiet_text(matcher: Matcher, size: int) -> list[bytes]:
+    """Return blocks of Ray's logs without the lines that hit."""
+    kept = bytearray()
+    for case in sorted(CASES.glob("*.tar.xz")):
+        for path, blocks in members(str(case)):
+            if "/logs/" not in path and "driver" not in path:
+                continue
+            for block in blocks:
+                at = 0
+                for hit in matcher.scan(block):
+                    kept += block[at : max(at, hit.start)]
+                    at = min(max(at, hit.end + 1), len(block))
+                kept += block[at:]
+        if len(kept) >= size:
+            break
+    return [bytes(kept[i : i + BLOCK]) for i in range(0, min(len(kept), size), BLOCK)]
+
+
+def without(signatures: tuple[Signature, ...], number: int, pattern: str) -> Matcher:
+    """Return a matcher of all expressions but one."""
+    one = signatures[number]
+    left = replace(one, any=tuple(p for p in one.any if p != pattern))
+    rest = (*signatures[:number], left, *signatures[number + 1 :])
+    return Matcher(Ruleset(rest, {}))
+
+
+def scan_s(matcher: Matcher, blocks: list[bytes]) -> float:
+    """Processor seconds of one scan."""
+    before = time.process_time()
+    for block in blocks:
+        matcher.packed(block)
+    return time.process_time() - before
+
+
+def measure(ruleset: Ruleset, rounds: int, size: int) -> tuple[float, list[tuple[float, str, str]]]:
+    """Return MB/s of the whole, and each expression's share, the dearest first."""
+    named = [(i, s.id, p) for i, s in enumerate(ruleset.signatures) for p in s.any]
+    whole = Matcher(ruleset)
+    blocks = quiet_text(whole, size)
+    matchers = [whole, *(without(ruleset.signatures, i, p) for i, _, p in named)]
+    best = [float("inf")] * len(matchers)
+    for _ in range(rounds):
+        for number, matcher in enumerate(matchers):
+            best[number] = min(best[number], scan_s(matcher, blocks))
+    shares = [(best[0] / b, name, p) for b, (_, name, p) in zip(best[1:], named, strict=True)]
+    return sum(map(len, blocks)) / 1e6 / best[0], sorted(shares, reverse=True)
+
+
+def main() -> int:
+    """Print the dearest expressions; return 1 where one is over its share."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument(
+        "--rules", action="append", default=[], help="signatures beside the shipped ones"
+    )
+    asked.add_argument("--rounds", type=int, default=15)
+    asked.add_argument("--shown", type=int, default=12)
+    asked.add_argument("--size", type=int, default=16, help="MB of text")
+    given = asked.parse_args()
+    ruleset = load_ruleset(given.rules)
+    speed, shares = measure(ruleset, given.rounds, given.size << 20)
+    print(f"{len(shares)} expressions: {speed:,.0f} MB/s on quiet text")
+    for share, name, pattern in shares[: given.shown]:
+        print(f"{share:5.2f}  {name}: {pattern}")
+    reached = not shares or shares[0][0] <= GOAL_SHARE
+    print(f"goal: none over {GOAL_SHARE:.2f}: {'reached' if reached else 'MISSED'}")
+    return int(not reached)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
