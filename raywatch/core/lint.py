@@ -32,6 +32,30 @@ from raywatch.core.patterns import (
 from raywatch.core.signatures import CAPTURE_WINDOW, Signature, SignatureError, record_pattern
 
 T = TypeVar("T")
+# Shapes of a third of all lines of healthy clusters: what hits one of them hits all the time and says nothing.
+EVERYDAY = b"""\
+[2026-11-23 07:28:45,566 I 210 421] core_worker.cc:591: Event stats:
+[2026-11-23 07:28:45,566 I 20 20] (raylet) node_manager.cc:551: [state-dump] Event stats:
+[2026-11-23 07:28:45,566 I 10 10] (gcs_server) gcs_server.cc:245: Gcs Debug state:
+[2026-11-23 07:28:45,566 D 210 421] core_worker.cc:591: Task Event stats:
+Global stats: 0 total (0 active)
+Queueing time: mean = 3.082ms, max = 35.434ms, min = 0.000ms, total = 52.290ms
+Execution time:  mean = 25.80ms, total = 581799.97ms
+\tPeriodicalRunner.RunFnPeriodically - 14 total (0 active), Execution time: mean = 0.34ms, total = 4.77ms
+2026-11-23 07:28:46,793\tINFO web_log.py:229 -- 127.0.0.1 [23/Nov/2026:07:28:45 +0000] 'GET /api/jobs/ HTTP/1.1' 200 382 bytes
+2026-11-23 07:29:32,390\tINFO train_head.py:190 -- Getting all actor info from GCS (actor_ids=[])
+2026-11-23 07:28:46,306\tINFO autoscaler.py:147 -- The autoscaler took 0.0 seconds to fetch the list of non-terminated nodes.
+======== Autoscaler status: 2026-11-23 07:28:46.306311 ========
+Recent failures:
+ (no failures)
+ (no pending nodes)
+Pending Demands:
+---------------------------------------------------------------
+\ttotal number of sent failure: 0
+:job_id:01000000
+:actor_name:RayTrainWorker
+:task_name:f
+"""
 MIN_LITERAL = 4  # bytes
 # Looks at each character of a hostile record: 32 are 0.5 million steps in the window, 1 to 6 ms.
 MAX_LOOKS = 32

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import hyperscan
 
-from raywatch.core.lint import expressions_of
+from raywatch.core.lint import EVERYDAY, expressions_of
 from raywatch.core.signatures import Ruleset, SignatureError
 from raywatch.model import HIT_BITS, Hit, RaywatchError
 
@@ -89,9 +89,26 @@ class Matcher:
 def _compile_all(ruleset: Ruleset) -> hyperscan.Database:
     pairs = [(i, e) for i, s in enumerate(ruleset.signatures) for e in expressions_of(s)]
     try:
-        return _compile([e for _, e in pairs], [i for i, _ in pairs])
+        db = _compile([e for _, e in pairs], [i for i, _ in pairs])
     except hyperscan.error as error:
         raise _refused(ruleset, pairs, error) from error
+    _check_everyday_lines(ruleset, db)
+    return db
+
+
+def _check_everyday_lines(ruleset: Ruleset, db: hyperscan.Database) -> None:
+    """Refuse a signature that hits what Ray writes all the time."""
+    found: list[tuple[int, int]] = []
+
+    def on_match(number: int, _start: int, end: int, _flags: int, _context: object) -> None:
+        found.append((number, end))
+
+    db.scan(EVERYDAY, match_event_handler=on_match)
+    for number, end in found:
+        s, line = ruleset.signatures[number], EVERYDAY[:end].rpartition(b"\n")[2].decode()
+        raise SignatureError(
+            s.path, s.line, s.id, f"any: hits what healthy clusters write all the time: {line!r}"
+        )
 
 
 def _refused(ruleset: Ruleset, pairs: list[tuple[int, bytes]], error: Exception) -> SignatureError:

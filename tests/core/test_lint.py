@@ -67,6 +67,10 @@ REFUSED = {
     r"word\S+\S+\[": "quadratic",
     "word.*.*=": "quadratic",
     "wordx*x*y": "quadratic",
+    # what hits all the time
+    "stats": "healthy clusters",
+    r" \d+ total \(": "healthy clusters",
+    "(?i)failures?:": "healthy clusters",
     # what the engine cannot look for
     r"\d{4}-\d\d": "4 bytes in a row",
     "[0-9a-f]{56}": "4 bytes in a row",
