@@ -6,6 +6,9 @@ reads a text at 1/4 to 1/6 of its speed for the sake of one pattern that has non
 Ray logs, `[0-9a-f]{56}` costs 5.2 x, `\w+: ` 6 x, a literal of one byte 1.3 x, of two 1.16 x, of three or more 1.0
 to 1.06 x (`python -m tests.bench.rulecost`).
 
+It never runs in `re`, so `A.*B` is as good as any; what is refused are repeats that touch each other or begin the expression,
+which mean less than they cost whoever else reads it.
+
 An `unless` or `capture` runs in Python's `re` on the text of a record, which a program may have written to hurt: what can
 cost more than a few milliseconds there is refused (`growth`).
 """

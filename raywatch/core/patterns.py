@@ -5,7 +5,8 @@ Python reads a pattern; what the engine or a check needs is made from the tree, 
 
 Two ways to read one. A **line** pattern (`any`) is matched on the raw bytes of one line, as `re.search` on bytes: classes
 are ASCII, a character beyond it is its UTF-8 bytes, and no newline is ever seen. A **record** pattern (`unless`,
-`capture`) is matched on joined text; for the checks all characters beyond ASCII are one, which errs on the safe side.
+`capture`) is matched on joined text; for the checks there are four sorts of characters beyond ASCII (digits, spaces,
+letters, the rest) and one named there stands for all, which errs on the safe side.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ _EDGES: dict[str, Where] = {
 _REFUSED = {
     "ASSERT": "looks ahead or behind",
     "ASSERT_NOT": "looks ahead or behind",
+    "FAILURE": "looks ahead or behind",  # what newer Pythons make of (?!)
     "GROUPREF": "refers back to a group",
     "GROUPREF_IGNORE": "refers back to a group",
     "GROUPREF_EXISTS": "depends on a group",
@@ -180,9 +182,8 @@ class _Reader:
             case "SUBPATTERN":
                 _, added, removed, inner = value
                 return self.sequence(inner, (flags | added) & ~removed)
-            case (
-                "MAX_REPEAT" | "MIN_REPEAT"
-            ):  # greedy or not: whether something matches is the same
+            case "MAX_REPEAT" | "MIN_REPEAT":
+                # Greedy or not: whether something matches is the same.
                 low, high, inner = value
                 body = self.sequence(inner, flags)
                 return Repeat(low, None if high is sre.MAXREPEAT else int(high), body)
@@ -206,7 +207,7 @@ class _Reader:
                 " name what may stand there: (?:é|É)"
             )
         if flags & re.IGNORECASE:
-            mask = self.folded(mask)
+            mask = self.folded(mask, beyond=self.record and not negated)
         if negated:
             mask = ALL ^ mask
         if not whole:
@@ -253,10 +254,10 @@ class _Reader:
         mask = ((1 << min(high, 255) + 1) - 1) & ~((1 << min(low, 256)) - 1)
         return mask if not self.record else mask & ~BEYOND | (BEYOND if high >= _ASCII else 0)
 
-    def folded(self, mask: int) -> int:
+    def folded(self, mask: int, *, beyond: bool) -> int:
         small, big = mask & _LETTERS, mask & _LETTERS >> 32
         # A few characters beyond ASCII fold to letters (the Kelvin sign to k).
-        odd = BEYOND if self.record and (small or big) else 0
+        odd = BEYOND if beyond and (small or big) else 0
         return mask | small >> 32 | big << 32 | odd
 
     def kept(self, mask: int) -> Node:

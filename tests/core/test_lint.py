@@ -155,6 +155,10 @@ def test_it_is_written_for_the_engine_in_sets_of_bytes(pattern, written):
         (r"\{[^}\n]*\}", "square"),
         ("(a+)+b", "square"),
         ("=(a+)+;", "square"),
+        ("(?i)1[^a1]*é*;", "square"),
+        ("=[^ü=]*é*;", "square"),
+        (r"=\w*é*;", "square"),
+        (r"1[^\d]*é*;", "square"),
         ("=(?:a|ab|b)*;", "square"),
         ("(?:a|a)*b", "square"),
         ("(?:a?){30}b", "square"),
@@ -183,6 +187,7 @@ LINEAR = [
     r"rest of it: (?P<rest>.*)",
     "a word\nand one on the next line",
     "(?:é|ü) word [^é]",
+    r"=\d*\s*[^\w\s=]*;",
     r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}:\d+",
 ]
 

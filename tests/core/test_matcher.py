@@ -174,6 +174,44 @@ def test_what_is_not_refused_means_what_python_means(before, after, texts, cuts)
         assert_same_hits(matcher, rules, data, cuts)
 
 
+SETS = [
+    r"\s",
+    r"\S",
+    r"\w",
+    r"\W",
+    r"\d",
+    r"\D",
+    ".",
+    "(?s:.)",
+    r"\b.",
+    r"\B.",
+    r"[^\W_]",
+    r"[^\s-]",
+]
+MIXED = [
+    "(?i:[a-k])",
+    "(?i:[^A-K])",
+    "(?i:a(?-i:b)?)",
+    "(?i:(?-i:[a-k]))",
+    r"[\x00- ]",
+    r"[\x80-\xff]",
+]
+
+
+@pytest.mark.parametrize("part", SETS + MIXED)
+def test_a_set_holds_the_bytes_that_it_holds_in_python(part):
+    """Each of the 256, before and behind a word."""
+    rules = twin.ruleset([f"a{part}WORD", f"WORD{part}b"])
+    lines = [
+        b"%sWORD%s" % pair
+        for n in range(256)
+        for b in [bytes([n])]
+        for pair in ((b"a" + b, b""), (b"", b + b"b"))
+    ]
+
+    assert_same_hits(Matcher(rules), rules, b"\n".join(lines))
+
+
 SHIPPED = load_engine()
 SAMPLES = [s.text.encode() for r in SHIPPED.ruleset.signatures for s in (*r.hits, *r.misses)]
 
