@@ -1,10 +1,10 @@
 r"""Which expressions a signature may hold: refused at load, with the reason and what would be right.
 
 An `any` is matched by the engine on every byte that is read: it must mean on a line what Python means by it (`patterns`),
-and it must hold a literal that the engine can look for. Hyperscan filters by literals (at most their last 8 bytes) and
-reads a text at 1/4 to 1/6 of its speed for the sake of one pattern that has none: measured beside the shipped ones on quiet
-Ray logs, `[0-9a-f]{56}` costs 5.2 x, `\w+: ` 6 x, a literal of one byte 1.3 x, of two 1.16 x, of three or more 1.0
-to 1.06 x (`python -m tests.bench.rulecost`).
+and it must hold a literal that the engine can look for. Hyperscan filters by literals (at most their last 8 bytes) and is
+several times slower for the sake of one pattern that has none: measured beside the shipped ones on quiet Ray logs,
+`[0-9a-f]{56}` costs 5 x, `\w+: ` 6 to 11 x, a literal of one or two bytes 1.2 to 1.3 x, of three or more 1.0 to 1.06 x
+(`python -m tests.bench.rulecost --beside EXPRESSION`).
 
 It never runs in `re`, so `A.*B` is as good as any; what is refused are repeats that touch each other or begin the expression,
 which mean less than they cost whoever else reads it.
@@ -35,7 +35,7 @@ from raywatch.core.patterns import (
 from raywatch.core.signatures import CAPTURE_WINDOW, Signature, SignatureError, record_pattern
 
 T = TypeVar("T")
-# Shapes of a third of all lines of healthy clusters: what hits one of them hits all the time and says nothing.
+# Shapes of a fifth of all lines of healthy clusters: what hits one of them hits all the time and says nothing.
 EVERYDAY = b"""\
 [2026-11-23 07:28:45,566 I 210 421] core_worker.cc:591: Event stats:
 [2026-11-23 07:28:45,566 I 20 20] (raylet) node_manager.cc:551: [state-dump] Event stats:

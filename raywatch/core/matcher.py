@@ -7,7 +7,6 @@ and Python only looks for its start.
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
 
 import hyperscan
 
@@ -30,7 +29,9 @@ class DatabaseError(RaywatchError):
 
 def database_key(ruleset: Ruleset) -> str:
     """Return what a database depends on as a text: the signatures' expressions and the engine's version."""
-    digest = hashlib.sha256(version("hyperscan").encode())
+    # Not importlib.metadata, which would take a tenth of the start-up.
+    # What an engine of another version wrote it does not load either.
+    digest = hashlib.sha256(getattr(hyperscan, "__version__", "").encode())
     for s in ruleset.signatures:
         for key in ("any", "unless", "capture"):
             digest.update(repr((key, getattr(s, key))).encode(errors="surrogatepass"))

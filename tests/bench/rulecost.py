@@ -1,7 +1,8 @@
-"""What each expression costs the scan: python -m tests.bench.rulecost [--rules PATH...] [--rounds N] [--shown N].
+"""What each expression costs the scan: python -m tests.bench.rulecost [--rules PATH...] [--beside EXPRESSION...].
 
 Quiet Ray text (the lines of the case corpora that no signature hits) is scanned with all expressions, and with each one left
 out, in turns; the least processor time of the rounds counts. A share of 1.05: without it the scan is 1.05 times faster.
+`--beside`: what others would cost beside them, also those that are refused at load.
 """
 
 from __future__ import annotations
@@ -12,8 +13,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import hyperscan
+
 from raywatch.archive import members
-from raywatch.core.matcher import Matcher
+from raywatch.core.expressions import expression
+from raywatch.core.lint import expressions_of
+from raywatch.core.matcher import Matcher, _compile
+from raywatch.core.patterns import parse
 from raywatch.core.signatures import Ruleset, Signature
 from raywatch.pipeline import load_ruleset
 
@@ -56,18 +62,21 @@ def scan_s(matcher: Matcher, blocks: list[bytes]) -> float:
     return time.process_time() - before
 
 
-def measure(ruleset: Ruleset, rounds: int, size: int) -> tuple[float, list[tuple[float, str, str]]]:
-    """Return MB/s of the whole, and each expression's share, the dearest first."""
-    named = [(i, s.id, p) for i, s in enumerate(ruleset.signatures) for p in s.any]
-    whole = Matcher(ruleset)
-    blocks = quiet_text(whole, size)
-    matchers = [whole, *(without(ruleset.signatures, i, p) for i, _, p in named)]
+def beside(ruleset: Ruleset, pattern: str) -> Matcher:
+    """Return a matcher of all expressions and one more, which need not pass the checks."""
+    pairs = [(i, e) for i, s in enumerate(ruleset.signatures) for e in expressions_of(s)]
+    pairs.append((len(ruleset.signatures), expression(parse(pattern))))
+    database = _compile([e for _, e in pairs], [i for i, _ in pairs])
+    return Matcher(ruleset, hyperscan.dumpb(database))
+
+
+def least_s(matchers: list[Matcher], blocks: list[bytes], rounds: int) -> list[float]:
+    """Return the least processor seconds of each, scanning in turns."""
     best = [float("inf")] * len(matchers)
     for _ in range(rounds):
         for number, matcher in enumerate(matchers):
             best[number] = min(best[number], scan_s(matcher, blocks))
-    shares = [(best[0] / b, name, p) for b, (_, name, p) in zip(best[1:], named, strict=True)]
-    return sum(map(len, blocks)) / 1e6 / best[0], sorted(shares, reverse=True)
+    return best
 
 
 def main() -> int:
@@ -79,13 +88,26 @@ def main() -> int:
     asked.add_argument("--rounds", type=int, default=15)
     asked.add_argument("--shown", type=int, default=12)
     asked.add_argument("--size", type=int, default=16, help="MB of text")
+    asked.add_argument("--beside", action="append", default=[], help="an expression to try")
     given = asked.parse_args()
     ruleset = load_ruleset(given.rules)
-    speed, shares = measure(ruleset, given.rounds, given.size << 20)
+    whole = Matcher(ruleset)
+    blocks = quiet_text(whole, given.size << 20)
+    if given.beside:
+        tried = [whole, *(beside(ruleset, p) for p in given.beside)]
+        first, *others = least_s(tried, blocks, given.rounds)
+        for seconds, pattern in zip(others, given.beside, strict=True):
+            print(f"{seconds / first:5.2f}  {pattern}")
+        return 0
+    named = [(i, s.id, p) for i, s in enumerate(ruleset.signatures) for p in s.any]
+    left_out = [without(ruleset.signatures, i, p) for i, _, p in named]
+    first, *others = least_s([whole, *left_out], blocks, given.rounds)
+    shares = sorted(((first / s, n) for s, n in zip(others, named, strict=True)), reverse=True)
+    speed = sum(map(len, blocks)) / 1e6 / first
     print(f"{len(shares)} expressions: {speed:,.0f} MB/s on quiet text")
-    for share, name, pattern in shares[: given.shown]:
+    for share, (_, name, pattern) in shares[: given.shown]:
         print(f"{share:5.2f}  {name}: {pattern}")
-    reached = not shares or shares[0][0] <= GOAL_SHARE
+    reached = shares[0][0] <= GOAL_SHARE
     print(f"goal: none over {GOAL_SHARE:.2f}: {'reached' if reached else 'MISSED'}")
     return int(not reached)
 
