@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 from pathlib import Path
 from typing import NamedTuple
 
+from raywatch.compiled import cache_folder, load_matcher
 from raywatch.core.classify import classify
 from raywatch.core.matcher import Matcher, unpacked
 from raywatch.core.records import MAX_RECORD, LineNumbers, join
@@ -67,9 +69,9 @@ def _user_files(paths: Iterable[str]) -> list[Path]:
 
 
 def load_engine(paths: Sequence[str] = ()) -> Engine:
-    """Load and compile the signatures."""
+    """Load and compile the signatures, or take what was compiled before. Raises SignatureError, OSError."""
     ruleset = load_ruleset(paths)
-    return Engine(ruleset, Matcher(ruleset))
+    return Engine(ruleset, load_matcher(ruleset, cache_folder(os.environ)))
 
 
 def examine(

@@ -28,8 +28,9 @@ MAY_IMPORT = {
     "tables": {"core", "runbooks", "terminal"},
     "runbooks": {"model", "resources"},
     "options": {"client"},
-    "pipeline": {"model", "core", "collect", "resources"},
     "reading": {"model", "core", "pipeline"},
+    "compiled": {"core"},
+    "pipeline": {"model", "core", "collect", "compiled", "resources"},
 }
 SHELL_ROOMS = {"collect", "resume", "store", "metrics", "web"}
 WIRING = {

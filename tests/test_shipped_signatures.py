@@ -33,6 +33,9 @@ def test_a_wrong_sample_is_found(hit, miss, problem):
     assert [problem in p for p in check(rules, Matcher(rules), shipped=True)] == [True]
 
 
+WHERE = "- {id: a, class: worker_crash, where: {component: [gcs]}, any: "
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -43,18 +46,13 @@ def test_a_wrong_sample_is_found(hit, miss, problem):
             "- {id: a, class: worker_crash, where: {component: [gsc]}, any: [x]}",
             "'gsc' must be one of",
         ),
-        (
-            "- {id: a, class: worker_crash, where: {component: [gcs]}, any: ['(?=x)y']}",
-            "look-around",
-        ),
-        ("- {id: a, class: worker_crash, where: {component: [gcs]}, any: ['x*']}", "empty string"),
-        ("- {id: a, class: worker_crash, where: {component: [gcs]}, any: ['\\S+x']}", "quadratic"),
-        (
-            "- {id: a, class: worker_crash, where: {component: [gcs]}, any: ['(']}",
-            "no regular expression",
-        ),
+        (WHERE + "[7]}", "any: 7 must be a text"),
+        (WHERE + "[broken], hits: ['a' 'b'", "not YAML"),
         ("- {id: a, clas: worker_crash}", "unknown key 'clas'"),
         ("\n- [", "not YAML"),
+        ("- &a [*a]", "a signature is a mapping"),
+        ("id: a", "a signature file is a list"),
+        ("", "a signature file is a list"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_line(text, reason):

@@ -63,10 +63,11 @@ class _Rule:
 
     def __init__(self, signature: Signature) -> None:
         self.fact = bool(signature.fact)
-        self.unless = tuple(re.compile(p.pattern.encode(), re.MULTILINE) for p in signature.unless)
+        self.unless = tuple(re.compile(p.encode(), re.MULTILINE) for p in signature.unless)
+        captures = (re.compile(p.encode(), re.MULTILINE) for p in signature.capture)
         self.naming = tuple(
-            (re.compile(p.pattern.encode(), re.MULTILINE), names)
-            for p in signature.capture
+            (p, names)
+            for p in captures
             if (names := tuple(n for n in p.groupindex if _NAMING.search(n)))
         )
 
@@ -118,7 +119,8 @@ class Repeats:
     """What is known of the lines of some files. Not for two threads at once."""
 
     def __init__(self, ruleset: Ruleset) -> None:
-        self._rules = [_Rule(s) for s in ruleset.signatures]
+        self._signatures = ruleset.signatures
+        self._rules: dict[int, _Rule] = {}  # of those that were hit
         self._tables: dict[tuple[str, str], _Table] = {}  # of each file
         self._size = 0  # shapes in all
         self._waiting: list[_Repeat] = []
@@ -214,6 +216,9 @@ class Repeats:
     def _shape(self, name: int | tuple[int, ...], head: bytes) -> _Shape:
         self._size += 1
         names = name if isinstance(name, tuple) else (name,)
+        for n in names:
+            if n not in self._rules:
+                self._rules[n] = _Rule(self._signatures[n])
         rules = tuple(self._rules[n] for n in names)
         kind = kind_of(head)
         return _Shape(

@@ -1,0 +1,55 @@
+"""The matcher's twin in pure Python: what a signature means on a line, said by `re` alone, a line at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from types import MappingProxyType
+
+import yaml
+
+from raywatch.core.signatures import Ruleset, parse_signatures
+from raywatch.model import FailureClass, Hit
+
+CLASSES = MappingProxyType({"x": FailureClass("x", "g", "root", "job", "none", "an x")})
+
+
+@cache
+def line_regex(pattern: str) -> re.Pattern[bytes]:
+    """Read a pattern for bytes; a character beyond ASCII is one thing, also where it is repeated."""
+    return re.compile(re.sub(r"([^\x00-\x7f])", r"(?:\1)", pattern).encode())
+
+
+def hits(ruleset: Ruleset, data: bytes) -> list[Hit]:
+    """Return what the matcher must find: every signature and line, in the order of lines and signatures."""
+    found, start = [], 0
+    for line in data.split(b"\n"):
+        found += [
+            Hit(number, start, start + len(line))
+            for number, signature in enumerate(ruleset.signatures)
+            if any(line_regex(p).search(line) for p in signature.any)
+        ]
+        start += len(line) + 1
+    return found
+
+
+def ruleset(patterns: Iterable[str] | Iterable[Sequence[str]], **more: object) -> Ruleset:
+    """Make a ruleset with a signature for each pattern, or for each list of them."""
+    rows = [
+        {
+            "id": f"s{i}",
+            "class": "x",
+            "where": {"component": ["any"]},
+            "any": [p] if isinstance(p, str) else list(p),
+            **more,
+        }
+        for i, p in enumerate(patterns)
+    ]
+    return Ruleset(parse_signatures(yaml.safe_dump(rows), "rules.yaml", CLASSES), CLASSES)
+
+
+def parts(data: bytes, cuts: Iterable[int]) -> list[tuple[int, bytes]]:
+    """Cut into pieces that begin at line starts: with their offsets, the newest line start before each cut."""
+    starts = sorted({0, *(data.rfind(b"\n", 0, c) + 1 for c in cuts)})
+    return [(a, data[a:b]) for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
