@@ -33,6 +33,7 @@ from raywatch.core.patterns import (
 )
 
 MAX_STATES = 2_000
+MAX_CHECKS = 300_000  # about a second
 ENDLESS = math.inf
 
 
@@ -44,6 +45,7 @@ class _Automaton:
     follow: list[set[int]] = field(default_factory=list)
     rounds: list[float] = field(default_factory=list)
     doubled: bool = False  # two ways from one position to the next: a repeat of a repeat
+    checks: int = 0
 
     def add(self, mask: int, rounds: float) -> int:
         if len(self.masks) >= MAX_STATES:
@@ -52,6 +54,14 @@ class _Automaton:
         self.follow.append(set())
         self.rounds.append(rounds)
         return len(self.masks) - 1
+
+    def check(self) -> None:
+        """Count a step of the search for shared texts, which is itself no place to be stuck in."""
+        self.checks += 1
+        if self.checks > MAX_CHECKS:
+            raise PatternError(
+                "has too many repeats in repeats to be checked; write several patterns"
+            )
 
     def join(self, lasts: set[int], firsts: set[int]) -> None:
         for last in lasts:
@@ -130,7 +140,6 @@ class Shared:
 
     length: int
     rounds: float
-    search: bool  # one of them is the search for a start
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +161,7 @@ class Growth:
 
 
 def growth(tree: Node) -> Growth:
-    """Return what the repeats of a pattern share. Raises PatternError for one too long to be checked."""
+    """Return what the repeats of a pattern share. Raises PatternError for one too large to be checked."""
     auto = _Automaton()
     start = auto.add(ALL, ENDLESS)
     # A repeat at the end that may stop anywhere never has to try again.
@@ -165,9 +174,7 @@ def growth(tree: Node) -> Growth:
     return Growth(
         exponential=False,
         shared=tuple(
-            Shared(length, min(auto.rounds[p], auto.rounds[q]), search=p == start)
-            for p, q, length in pairs
-            if length
+            Shared(length, min(auto.rounds[p], auto.rounds[q])) for p, q, length in pairs if length
         ),
     )
 
@@ -204,6 +211,7 @@ def _parts_and_meets(auto: _Automaton, state: int, ring: frozenset[int]) -> bool
     while todo:
         one, two, parted = todo.pop()
         for a, b in product(auto.follow[one] & ring, auto.follow[two] & ring):
+            auto.check()
             if not auto.masks[a] & auto.masks[b]:
                 continue
             new = (a, b, parted or a != b)
@@ -236,8 +244,10 @@ def _steps(
     one, middle, two = at
     for a in auto.follow[one] & ring:
         for c in auto.follow[two] & other:
+            auto.check()
             both = auto.masks[a] & auto.masks[c]
             if both:
                 for b in auto.follow[middle]:
+                    auto.check()
                     if both & auto.masks[b]:
                         yield a, b, c

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import get_args
+from typing import Any, get_args
 
 import yaml
 
@@ -22,6 +22,7 @@ CAPTURE_WINDOW = 16_384  # characters of a record that captures may look at
 CAPTURE_LIMIT = 500  # characters of one captured value
 # The one in C, where PyYAML has it, takes a tenth of the time; both know the safe types only.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MAX_DEPTH = 20
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 _KEYS = frozenset(
     [
@@ -159,8 +160,22 @@ def parse_signatures(
     )
 
 
+def _check_depth(text: str) -> None:
+    """Refuse what is nested deeper than any signature: the loader in C calls itself for each level, to the crash."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            mark: Any = event.start_mark  # its stub does not know that marks in C are marks
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=mark)
+
+
 def _read_rows(text: str) -> tuple[object, list[int]]:
     """Read YAML; return what it says and the lines on which the items of its list begin."""
+    _check_depth(text)
     loader = _LOADER(text)
     try:
         node = loader.get_single_node()

@@ -168,6 +168,8 @@ def test_it_is_written_for_the_engine_in_sets_of_bytes(pattern, written):
         ("(", "no regular expression"),
         ("x{99999999999}", "no regular expression"),
         ("(?:word ?){2001}x", "positions"),
+        (r"=(?:\S{60}x)+;", "to be checked"),
+        ("=" + "(?:a?b?c?){9}" * 20 + ";", "to be checked"),
     ],
 )
 def test_what_hurts_on_a_record_is_refused(key, pattern, reason):
