@@ -15,13 +15,12 @@ from typing import Any, get_args
 
 import yaml
 
+from raywatch.core.taxonomy import LOADER
 from raywatch.model import Component, FailureClass, RaywatchError, Record, Trust
 
 COMPONENTS = get_args(Component)
 CAPTURE_WINDOW = 16_384  # characters of a record that captures may look at
 CAPTURE_LIMIT = 500  # characters of one captured value
-# The one in C, where PyYAML has it, takes a tenth of the time; both know the safe types only.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_DEPTH = 20
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 _KEYS = frozenset(
@@ -163,7 +162,7 @@ def parse_signatures(
 def _check_depth(text: str) -> None:
     """Refuse what is nested deeper than any signature: the loader in C calls itself for each level, to the crash."""
     depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -176,7 +175,7 @@ def _check_depth(text: str) -> None:
 def _read_rows(text: str) -> tuple[object, list[int]]:
     """Read YAML; return what it says and the lines on which the items of its list begin."""
     _check_depth(text)
-    loader = _LOADER(text)
+    loader = LOADER(text)
     try:
         node = loader.get_single_node()
         if not isinstance(node, yaml.SequenceNode):
