@@ -194,13 +194,19 @@ def file_name(family: Family, number: int) -> str:
 
 
 class Author:
-    """Writes one file's lines, block by block. `density`: the share of lines that are failures."""
+    """Writes one file's lines, block by block. `density`: the share of lines that are failures; `utf8`: no other bytes."""
 
     def __init__(
-        self, family: Family, density: float, seed: int, *, start_s: float = START_S
+        self,
+        family: Family,
+        density: float,
+        seed: int,
+        *,
+        start_s: float = START_S,
+        utf8: bool = False,
     ) -> None:
         self._rng = random.Random(f"{family.name} {seed}")
-        self._quiet = quiet_lines(family)
+        self._quiet = [q for q in quiet_lines(family) if not utf8 or _is_utf8(q.text)]
         self._failures = failure_lines(family, single=density >= 1)
         self._density = density if self._failures else 0.0
         self._owed = self._rng.random()
@@ -266,6 +272,10 @@ class Author:
         return b"".join(parts), truth
 
 
+def _is_utf8(text: bytes) -> bool:
+    return text.decode(errors="replace").encode() == text
+
+
 def _filled(text: bytes, mark: bytes, values: Callable[[int], Sequence[bytes]]) -> bytes:
     """Put a value into the place of each mark."""
     parts = text.split(mark)
@@ -274,11 +284,8 @@ def _filled(text: bytes, mark: bytes, values: Callable[[int], Sequence[bytes]]) 
     return b"".join(chain.from_iterable(zip(parts, (*values(len(parts) - 1), b""), strict=True)))
 
 
-def write_file(
-    path: Path, family: Family, size: int, *, density: float, seed: int = 0, long: bool = False
-) -> Truth:
+def write_file(path: Path, author: Author, size: int, *, long: bool = False) -> Truth:
     """Write a log of exactly `size` bytes; `long`: with a line of a megabyte, where there is room for it."""
-    author = Author(family, density, seed)
     truth = Truth()
     with path.open("wb") as out:
         if long and size > 2 * LONG:
@@ -303,18 +310,18 @@ def spread(files: int, *, failing: bool) -> list[Family]:
     return [all_of_it[i % len(all_of_it)] for i in range(files)]
 
 
-def write_folder(folder: Path, size: int, *, density: float, files: int = 200) -> Truth:
+def write_folder(
+    folder: Path, size: int, *, density: float, files: int = 200, utf8: bool = False
+) -> Truth:
     """Write a session's logs of exactly `size` bytes into a new folder."""
     (folder / "train").mkdir(parents=True)
     families = spread(files, failing=density >= 1)
     able = sum(bool(failure_lines(f, single=False)) for f in families) / files
     truth = Truth()
     for number, family in enumerate(families):
+        author = Author(family, min(1.0, density / able), number, utf8=utf8)
         mine = size * (number + 1) // files - size * number // files
-        path = folder / file_name(family, number)
         long = family.name.endswith(".out") and family.quiet == "worker" and number % 5 == 0
-        share = min(1.0, density / able)
-        truth.add(
-            write_file(path, family, mine, density=share, seed=number, long=long and density < 1)
-        )
+        path = folder / file_name(family, number)
+        truth.add(write_file(path, author, mine, long=long and density < 1))
     return truth

@@ -153,6 +153,10 @@ class Report:
         verdict = "reached" if found == wanted else "MISSED"
         self._print(Row(what, command, str(found), f"= {wanted}", verdict))
 
+    def missing(self, what: str, command: str, goal: Goal, why: str) -> None:
+        """Add a goal that cannot be reached: there is nothing to measure."""
+        self._print(Row(what, command, why, str(goal), "MISSED"))
+
     def _print(self, row: Row) -> None:
         if not self.rows:
             print(" | ".join(HEAD))
