@@ -158,7 +158,8 @@ def one_file(bench: Bench) -> None:
     folder = bench.work / "one"
     folder.mkdir()
     path = folder / logs.file_name(logs.MIXED, 0)
-    truth = logs.write_file(path, logs.Author(logs.MIXED, QUIET, 0), bench.size)
+    author = logs.Author(logs.MIXED, QUIET, 0)
+    truth = logs.write_file(path, author, bench.size, unique_bytes=16 * logs.UNIQUE)
     bench.made["one"] = Corpus(folder, truth)
     cost_of([*WC, str(path)])
     bench.beside_ripgrep("quiet, one file", bench.made["one"], 3)

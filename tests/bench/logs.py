@@ -284,14 +284,19 @@ def _filled(text: bytes, mark: bytes, values: Callable[[int], Sequence[bytes]]) 
     return b"".join(chain.from_iterable(zip(parts, (*values(len(parts) - 1), b""), strict=True)))
 
 
-def write_file(path: Path, author: Author, size: int, *, long: bool = False) -> Truth:
-    """Write a log of exactly `size` bytes; `long`: with a line of a megabyte, where there is room for it."""
+def write_file(
+    path: Path, author: Author, size: int, *, long: bool = False, unique_bytes: int = UNIQUE
+) -> Truth:
+    """Write a log of exactly `size` bytes, the first of which are unique.
+
+    `long`: with a line of a megabyte, where there is room for it.
+    """
     truth = Truth()
     with path.open("wb") as out:
         if long and size > 2 * LONG:
             out.write(b"weights: " + b"0.12345, " * (LONG // 9) + b"\n")
             truth.add(Truth(out.tell(), 1))
-        unique, said = author.exactly(min(UNIQUE, size - truth.size))
+        unique, said = author.exactly(min(unique_bytes, size - truth.size))
         times = (size - truth.size) // len(unique)
         for _ in range(times):
             out.write(unique)
