@@ -277,16 +277,15 @@ def main() -> int:
     given = asked.parse_args()
     if given.work:
         given.work.mkdir(parents=True, exist_ok=True)
-    names = ", ".join(
-        [peers.mtail(), *(r.version for r in peers.ripgreps()), peers.version(["wc", "--version"])]
-    )
     print(f"engines: {machine()}")
-    print(f"raywatch {version('raywatch')}, hyperscan {version('hyperscan')} (wheel); {names}\n")
+    print(
+        f"raywatch {version('raywatch')}, hyperscan {version('hyperscan')} (wheel); {peers.versions()}\n"
+    )
     with tempfile.TemporaryDirectory(prefix="raywatch-bench-", dir=given.work) as folder:
         bench = Bench(Path(folder), given.size, given.rounds, Report(given.harder))
         for name in given.parts or PARTS:
             PARTS[name](bench)
-    return bench.report.code
+    return bench.report.end()
 
 
 if __name__ == "__main__":

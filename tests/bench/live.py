@@ -224,7 +224,7 @@ def main() -> int:
     report = Report(given.harder)
     for name in given.parts or PARTS:
         PARTS[name](report, SMALL if given.small else FULL)
-    return report.code
+    return report.end()
 
 
 if __name__ == "__main__":

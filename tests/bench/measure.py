@@ -26,6 +26,7 @@ import json, os, sys, time
 began = time.monotonic()
 pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
 _, status, used = os.wait4(pid, 0)
+print(end="\\n", file=sys.stderr)  # what it said may lack its own
 print(json.dumps([used.ru_utime + used.ru_stime, time.monotonic() - began, used.ru_maxrss / 1000,
                   os.waitstatus_to_exitcode(status)]), file=sys.stderr)
 """
@@ -52,9 +53,8 @@ def cost_of(argv: Sequence[str], *, codes: Collection[int] = (0,)) -> Cost:
     said, _, figures = told.rstrip(b"\n").rpartition(b"\n")
     cpu_s, wall_s, peak_mb, code = json.loads(figures)
     if code not in codes:
-        raise RuntimeError(
-            f"{shown(argv)} ended with {code}: {said[-2000:].decode(errors='replace')}"
-        )
+        why = said[-2000:].decode(errors="replace").strip()
+        raise RuntimeError(f"{shown(argv)} ended with {code}: {why}")
     return Cost(cpu_s, wall_s, peak_mb, output)
 
 
@@ -164,10 +164,11 @@ class Report:
         self.rows.append(row)
         print(" | ".join(row), flush=True)
 
-    @property
-    def code(self) -> int:
-        """Exit code: 1 where a goal is missed."""
-        return int(any(r.verdict == "MISSED" for r in self.rows))
+    def end(self) -> int:
+        """Print what the machine did meanwhile; return the exit code: 1 where a goal is missed."""
+        missed = sum(r.verdict == "MISSED" for r in self.rows)
+        print(f"\n{missed} of {sum(bool(r.verdict) for r in self.rows)} missed; {load()}")
+        return int(missed > 0)
 
 
 def number(value: float) -> str:
@@ -202,8 +203,12 @@ def machine() -> str:
         if line.startswith("model name"):
             cpu = line.partition(": ")[2]
             break
-    load = " ".join(f"{x:.2f}" for x in os.getloadavg())
-    return f"{os.cpu_count()} x {cpu}, Linux {platform.release()}, Python {platform.python_version()}, load average {load}"
+    return f"{os.cpu_count()} x {cpu}, Linux {platform.release()}, Python {platform.python_version()}, {load()}"
+
+
+def load() -> str:
+    """How busy the machine was in the last 1, 5 and 15 minutes."""
+    return f"load average {' '.join(f'{x:.2f}' for x in os.getloadavg())}"
 
 
 # --- of processes that go on ----------------------------------------------------------------------

@@ -61,11 +61,12 @@ def ripgreps() -> list[Ripgrep]:
     return [Ripgrep(path, name) for name, path in named.items()]
 
 
-def mtail() -> str:
-    """The version of mtail. Raises FileNotFoundError."""
+def versions() -> str:
+    """What there is to compare with. Raises FileNotFoundError for what there must be."""
     if not shutil.which("mtail"):
         raise FileNotFoundError("no mtail: run tests/tools/bench-install")
-    return version(["mtail", "--version"]).partition(" git")[0]
+    mtail = version(["mtail", "--version"]).partition(" git")[0]
+    return ", ".join([mtail, *(r.version for r in ripgreps()), version(["wc", "--version"])])
 
 
 def write_patterns(path: Path, ruleset: Ruleset) -> None:
