@@ -31,7 +31,9 @@ def test_what_is_written_is_what_is_found(density, size, tmp_path):
     assert (truth.size, truth.matched, truth.hits) == (size, found.lines, found.hits.total())
     assert (stats["bytes"], stats["findings"]) == (size, truth.findings)
     assert peers.lines_by_ripgrep(cost_of(command, codes=(0, 1)).output) == truth.matched
-    assert truth.lines == sum(p.read_bytes().count(b"\n") for p in peers.files_of(tmp_path / "logs"))
+    assert truth.lines == sum(
+        p.read_bytes().count(b"\n") for p in peers.files_of(tmp_path / "logs")
+    )
     assert truth.matched == pytest.approx(truth.lines * density, rel=0.1, abs=20)
 
 
