@@ -198,7 +198,7 @@ def _drained(report: Report, followed: Followed, ended: float) -> None:
     size, goal = on_disk(folder), at_most(DRAIN_S, "s")
     name = f"{what}: all is read after the last write"
     try:
-        until(lambda: metric(daemon, READ) >= size, LATEST_S, "all is read", pause_s=0.01)
+        until(lambda: metric(daemon, READ) >= size, LATEST_S, "all is read", pause_s=0.05)
     except AssertionError:
         left = size - metric(daemon, READ)
         report.missing(name, "daemon", goal, f"{left / 1e6:.0f} MB left after {LATEST_S:.0f} s")

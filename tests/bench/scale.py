@@ -11,6 +11,7 @@ import random
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.bench.crowd import lay_out
@@ -19,6 +20,7 @@ from tests.bench.live import READ, metric, on_disk
 from tests.bench.measure import Report, arguments, at_most, machine, resident_mb, used_s
 from tests.daemons import DaemonProcess, make_session, until
 
+CORE = "python-core-worker-"
 LINES = 3
 FIRST_S, IDLE_SHARE, IDLE_MB = 5, 1, 150
 LATEST_S = 300.0
@@ -26,12 +28,15 @@ SETTLE_S = 10.0
 PROBES, PAUSE_S = 20, 0.5
 
 
-def fail(path: Path) -> str:
-    """Append a failure to a worker's core log; return the worker."""
-    worker = path.name.removeprefix("python-core-worker-")[:56]
+def worker_of(path: Path) -> str:
+    """The worker that writes a core log."""
+    return path.name.removeprefix(CORE)[:56]
+
+
+def fail(path: Path) -> None:
+    """Append a failure to a worker's core log."""
     with path.open("ab", buffering=0) as out:
-        out.write(core_signal(worker).encode())
-    return worker
+        out.write(core_signal(worker_of(path)).encode())
 
 
 def first_finding(report: Report, client: Client, where: str, worker: str, started: float) -> None:
@@ -68,11 +73,11 @@ def one_more(report: Report, client: Client, free: list[Path]) -> None:
     """Add how late the finding of a failure is that comes now."""
     late = []
     for path in free[:PROBES]:
-        worker = path.name.removeprefix("python-core-worker-")[:56]
+        worker = worker_of(path)
         client.pending.add(worker)
         fail(path)
         written = time.monotonic()
-        until(lambda worker=worker: worker in client.seen, 60, "the finding")  # type: ignore[misc]
+        until(partial(client.seen.__contains__, worker), 60, "the finding")
         late.append(1e3 * (client.seen[worker] - written))
         time.sleep(PAUSE_S)
     report.add("one more failure -> finding, p50", "daemon", percentile(late, 0.5), None, "ms")
@@ -83,19 +88,20 @@ def measure(report: Report, files: int, seconds: float, temp_dir: Path) -> None:
     """Run the whole experiment."""
     logs = make_session(temp_dir)
     paths = lay_out(logs, files, LINES)
-    cores = [p for p in paths if p.name.startswith("python-core-worker-")]
+    cores = [p for p in paths if p.name.startswith(CORE)]
     random.Random(11).shuffle(cores)
     newest, random_one, *free = cores
-    failed = {fail(random_one): f"in a random one of {files} files"}
-    failed[fail(newest)] = "in the newest"
+    where = {random_one: f"in a random one of {files} files", newest: "in the newest"}
+    for path in where:
+        fail(path)
     started = time.monotonic()
     daemon = DaemonProcess(temp_dir, temp_dir / "state")
     client = Client(daemon.url)
-    client.pending |= set(failed)
+    client.pending |= set(map(worker_of, where))
     try:
         client.start()
-        for worker, where in reversed(failed.items()):
-            first_finding(report, client, where, worker, started)
+        for path, words in reversed(where.items()):
+            first_finding(report, client, words, worker_of(path), started)
         idle(report, daemon, logs, seconds)
         one_more(report, client, free)
     except AssertionError as error:
