@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timezone
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from raywatch.model import HIT_BITS, Chunk, Component, FileId, LogFormat, Source
 from raywatch.pipeline import Engine, examine, load_engine
 
 QUIET = 1e-5  # the share of failures in logs that are called quiet
+NEAR = 0.05  # how many near misses there are for each other line of a program's output
 UNIQUE = 4 << 20  # bytes of a file after which it repeats itself
 LONG = 1 << 20
 BLOCK_LINES = 1_500
@@ -88,6 +89,7 @@ class Line(NamedTuple):
     matched: int = 0
     hits: int = 0
     findings: int = 0
+    weight: float = 1.0  # how often it is chosen, beside others
 
 
 @dataclass(slots=True)
@@ -135,19 +137,28 @@ def _bars(rng: random.Random) -> bytes:
 def quiet_lines(family: Family) -> tuple[Line, ...]:
     """The lines of a family that mean nothing. Raises ValueError where a shipped signature knows one."""
     if family == MIXED:
-        return tuple(chain.from_iterable(quiet_lines(f) for f in FAMILIES))
+        return tuple(chain.from_iterable(_as_often_as_files(f) for f in FAMILIES))
     folder = Path(__file__).parent / "quiet"
     found = folder.joinpath(f"{family.quiet}.txt").read_bytes().splitlines()
+    misses: list[bytes] = []
     if family.format == "text":
         rng = random.Random(3)
         found += [_bars(rng) for _ in range(3)]
-        found += [
-            b"tokens: \xff\xfe\x80 and \xc3\x28, decoded with replacement",
-            b"Gr\xf6\xdfe: 12 GiB",
-        ]
-        found += near_misses()
+        found += [b"tokens: \xff\xfe\x80 and \xc3\x28, decoded with replacement"]
+        found += [b"Gr\xf6\xdfe: 12 GiB"]
+        misses = near_misses()
     refuse_known(found, family.quiet)
-    return tuple(Line(_marked(line)) for line in found)
+    weight = NEAR * len(found) / len(misses) if misses else 0.0
+    return (
+        *(Line(_marked(line)) for line in found),
+        *(Line(_marked(line), weight=weight) for line in misses),
+    )
+
+
+def _as_often_as_files(family: Family) -> Iterator[Line]:
+    lines = quiet_lines(family)
+    for line in lines:
+        yield line._replace(weight=line.weight * family.share / len(lines))
 
 
 def refuse_known(lines: Sequence[bytes], name: str) -> None:
@@ -216,13 +227,14 @@ class Author:
         self._density = density if self._failures else 0.0
         self._owed = self._rng.random()
         self._at_ms = int(start_s * SECOND_MS)
-        weight = sum(len(line.text) + 24 for line in self._quiet)
-        self._average = weight / len(self._quiet)
+        self._weights = list(accumulate(line.weight for line in self._quiet))
+        size = sum((len(line.text) + 24) * line.weight for line in self._quiet)
+        self._average = size / self._weights[-1]
 
     def block(self, lines: int = BLOCK_LINES) -> tuple[bytes, Truth]:
         """Write so many lines (or a few more: some failures are of several)."""
         rng = self._rng
-        chosen = list(rng.choices(self._quiet, k=lines))
+        chosen = rng.choices(self._quiet, cum_weights=self._weights, k=lines)
         self._owed += lines * self._density
         due = min(int(self._owed), lines)
         self._owed -= due

@@ -7,6 +7,7 @@ a signature, as raywatch counts; ripgrep says only which lines match anything, w
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raywatch.core.matcher import line_pattern
 from raywatch.core.signatures import Ruleset
 from raywatch.model import HIT_BITS, Source
 from raywatch.pipeline import BLOCK, Engine, chunks_of
@@ -69,16 +69,21 @@ def versions() -> str:
     return ", ".join([mtail, *(r.version for r in ripgreps()), version(["wc", "--version"])])
 
 
+def plain(pattern: str) -> str:
+    """A signature's expression for engines that join several: without names of groups."""
+    return re.sub(r"\(\?P<\w+>", "(?:", pattern)
+
+
 def write_patterns(path: Path, ruleset: Ruleset) -> None:
-    """Write the expressions of all signatures for `rg -f`, one a line, as the engine gets them."""
-    path.write_text("".join(f"{line_pattern(p)}\n" for s in ruleset.signatures for p in s.any))
+    """Write the expressions of all signatures for `rg -f`, one a line."""
+    path.write_text("".join(f"{plain(p)}\n" for s in ruleset.signatures for p in s.any))
 
 
 def write_program(path: Path, ruleset: Ruleset) -> None:
     """Write mtail's program: each signature's expressions as one, and what it counted."""
     parts = []
     for number, signature in enumerate(ruleset.signatures):
-        forms = [f"(?:{line_pattern(p)})" for p in signature.any]
+        forms = [f"(?:{plain(p)})" for p in signature.any]
         expression = "|".join(forms).replace("/", r"\/")
         parts.append(f"counter s{number}\n/{expression}/ {{\n  s{number}++\n}}\n")
     path.write_text("".join(parts))
