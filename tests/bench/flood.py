@@ -56,10 +56,11 @@ def write(
     )
     mine = mine[part::parts]
     able = sum(bool(logs.failure_lines(f, single=False)) for _, (_, f) in mine) / len(mine)
+    start_s = time.time() + time.localtime().tm_gmtoff  # Ray writes local times
     blocks: list[tuple[int, bytes, Truth]] = []
     authors = []
     for number, (path, family) in mine:
-        author = Author(family, density / able, number, start_s=time.time())
+        author = Author(family, density / able, number, start_s=start_s)
         authors.append((os.open(path, os.O_WRONLY | os.O_APPEND), author))
     for _ in range(BLOCKS):  # each file in its turn
         blocks += [(out, *author.block(BLOCK_LINES)) for out, author in authors]

@@ -1,9 +1,10 @@
 """Logs as a busy Ray cluster leaves them, for figures: any size, any share of failures, and what must be found in them.
 
-The quiet lines are real ones (quiet/*.txt, one or more of each shape that healthy sessions of Ray 2.60 hold, no
-shipped signature knows them) with tqdm bars, near misses of the signatures, invalid UTF-8 and lines of a megabyte. The
-failures are the signatures' own samples, in a file of a component that their `where` admits. Times always differ,
-ids, pids and ranks too, from a few hundred. Same arguments, same bytes.
+The quiet lines (quiet/*.txt) are real ones, one of each shape that is frequent in healthy sessions of Ray 2.60; those of
+programs and kernels are partly written after real ones. No shipped signature knows any. With them come tqdm bars, near
+misses of the signatures, invalid UTF-8 and lines of a megabyte. The failures are the signatures' own samples, in a file
+of a component that their `where` admits. Times always differ; ids, pids and ranks are a few hundred. Same arguments,
+same bytes.
 """
 
 from __future__ import annotations
