@@ -78,11 +78,16 @@ FAMILIES: dict[str, tuple[str, Callable[[str], str]]] = {
 
 
 def failures(logs: Path, rng: random.Random) -> Iterator[tuple[str, str, Path]]:
-    """Family, worker, file: each worker fails once, so each failure is an incident of its own."""
+    """Family, worker, file: each worker fails once, so each failure is an incident of its own.
+
+    Raises ValueError where there are too few workers.
+    """
     free = {name: sorted(logs.glob(glob)) for name, (glob, _) in FAMILIES.items()}
     for number, family in enumerate(cycle(FAMILIES)):
         mine = [p for p in free[family] if _fails_as(p) in ("", family)]
-        if len(mine) == 1:
+        if not mine:
+            raise ValueError(f"no file is left for another failure of {family}: give more files")
+        if "*" not in FAMILIES[family][0]:
             yield family, f"{(1 << 200) + number:056x}", mine[0]
             continue
         path = rng.choice(mine)
