@@ -8,7 +8,7 @@ CORPUS ?= tests/cases
 ROUNDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-fast score chaos bench versions clean
+.PHONY: help demo check test test-fast score chaos bench bench-quick versions clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,12 +46,22 @@ score: $(VENV)/.installed ## what a scan says of a corpus of real failures (CORP
 chaos: $(VENV)/.installed ## long: daemons killed at random, the demo again and again, with figures (ROUNDS=10)
 	$(BIN)/python -m tests.bench.chaos $(ROUNDS)
 
+# What the benches compare with.
+$(VENV)/.peers: tests/tools/bench-install | $(VENV)/.installed
+	bash tests/tools/bench-install
+	@touch $@
+
 # Processor time and latency want a machine that does nothing else.
-bench: $(VENV)/.installed ## how late, how heavy: figures beside their goals
-	@status=0; for part in latency idle; do $(BIN)/python -m tests.bench.$$part || status=1; done; exit $$status
+bench: $(VENV)/.installed $(VENV)/.peers ## long (an hour, 6 GB of disk): how fast, how late, how heavy, beside other tools and goals
+	@status=0; for part in engines live scale latency idle; do $(BIN)/python -m tests.bench.$$part || status=1; done; exit $$status
+
+bench-quick: $(VENV)/.installed $(VENV)/.peers ## minutes: the same of little, where start-up weighs more than it should
+	@status=0; $(BIN)/python -m tests.bench.engines --size 50M --rounds 3 || status=1; \
+	$(BIN)/python -m tests.bench.live --small || status=1; \
+	$(BIN)/python -m tests.bench.scale --files 5000 --seconds 10 || status=1; exit $$status
 
 versions: $(VENV)/.installed ## beside other versions of Ray, each downloaded (minutes)
 	$(BIN)/python -m tests.bench.versions
 
 clean: ## remove what was built
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 
 NODE = "5192188689939d714f03f25b506336457eb397612cf02e85b009ae7f"
 TRAINS = 2  # every third worker is one of Ray Train
+RAYLETS = 40
 SLOT_S = 0.01  # writes of so long come together
 
 
@@ -25,9 +27,9 @@ def stamp() -> str:
 
 
 def names(count: int) -> Iterator[str]:
-    """Names of so many logs: one GCS, one raylet a twenty-five, workers with both streams, their core and Train logs."""
+    """Names of so many logs: one GCS, at most 40 raylets, workers with both streams, their core and Train logs."""
     yield from ("gcs_server.out", "gcs_server.err", "monitor.log", "dashboard.log", "raylet.out")
-    yield from (f"raylet.{i}.out" for i in range(1, count // 25))
+    yield from (f"raylet.{i}.out" for i in range(1, min(count // 25, RAYLETS)))
     for i in range(count):
         worker = f"{i:056x}"
         yield f"worker-{worker}-ffffffff-{1000 + i}.out"
@@ -38,12 +40,12 @@ def names(count: int) -> Iterator[str]:
             yield f"python-core-worker-{worker}_{1000 + i}.log"
 
 
-def lay_out(logs: Path, count: int) -> list[Path]:
-    """Make the files, each with some lines that were there before."""
+def lay_out(logs: Path, count: int, lines: int = 20) -> list[Path]:
+    """Make the files, each with `lines` that were there before."""
     (logs / "train").mkdir()
     paths = [logs / name for name, _ in zip(names(count), range(count), strict=False)]
     for path in paths:
-        path.write_text("".join(idle_line(path.name) for _ in range(20)))
+        path.write_text("".join(idle_line(path.name) for _ in range(lines)))
     return paths
 
 
@@ -57,12 +59,19 @@ def idle_line(name: str) -> str:
     return f"[{stamp()} I 21 21] (raylet) worker_pool.cc:501: Started worker process with pid 1234, the token is 7\n"
 
 
+def hold_many_files() -> None:
+    """Raise this process' limit of open files as far as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def write(paths: list[Path], lines_per_s: int) -> None:
     """Append lines to random files at a rate until SIGTERM."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     rng = random.Random(1)
     started, written = time.monotonic(), 0
+    hold_many_files()
     with ExitStack() as held:
         files = [(p.name, held.enter_context(p.open("ab", buffering=0))) for p in paths]
         while not ended.wait(SLOT_S):

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bench.latency import cpu_s
+from tests.bench.measure import used_s
 from tests.daemons import DaemonProcess, until
 from tests.ray.cluster import Cluster, start_head
 
@@ -46,9 +46,9 @@ def measure(cluster: Cluster, state: Path, seconds: float) -> tuple[float, float
         until(lambda: b'"files"' in daemon.get("/api/v1/snapshot")[1], 30, "it follows files")
         time.sleep(SETTLE_S)
         pid = daemon.process.pid
-        before = (cpu_s(pid), wakeups(pid), requests(cluster), time.monotonic())
+        before = (used_s(pid), wakeups(pid), requests(cluster), time.monotonic())
         time.sleep(seconds)
-        after = (cpu_s(pid), wakeups(pid), requests(cluster), time.monotonic())
+        after = (used_s(pid), wakeups(pid), requests(cluster), time.monotonic())
         used, slept, asked, took = (b - a for a, b in zip(before, after, strict=True))
         memory = memory_mb(pid)
         threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
