@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raywatch.core.signatures import Ruleset
-from raywatch.model import HIT_BITS, Source
-from raywatch.pipeline import BLOCK, Engine, chunks_of
+from raywatch.model import HIT_BITS
+from raywatch.pipeline import Engine
 
 RAYWATCH = str(Path(sys.executable).with_name("raywatch"))
+BLOCK = 4 << 20
 _NEWER = Path(__file__).parents[2] / ".bench" / "bin" / "rg"
 _MASK = (1 << HIT_BITS) - 1
 
@@ -122,14 +123,14 @@ def counted(engine: Engine, folder: Path) -> Counted:
     """Count with raywatch's own matcher, over whole chunks as it reads them."""
     found = Counted()
     for path in files_of(folder):
-        for chunk in chunks_of(Source(str(path), "unknown"), _blocks(path), 0.0):
-            packed = engine.matcher.packed(chunk.data)
+        for lines in _whole_lines(path):
+            packed = engine.matcher.packed(lines)
             found.lines += len({p >> HIT_BITS for p in packed})
             found.hits.update(p & _MASK for p in packed)
     return found
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def _whole_lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):
-            yield block
+            yield block + stream.readline()
