@@ -83,7 +83,11 @@ class DaemonProcess:
         self._start = self.log.stat().st_size if self.log.exists() else 0
         argv = arguments(temp_dir, state, *more)
         self.process = start(argv, self.log) if start else started(argv, self.log, environ)
-        self.url = str(until(self._listening, 30, "the daemon listens"))
+        try:
+            self.url = str(until(self._listening, 30, "the daemon listens"))
+        except AssertionError:
+            self.kill()  # nobody else can
+            raise
 
     def _listening(self) -> str:
         if self.process.poll() is not None:

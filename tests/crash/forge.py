@@ -34,6 +34,7 @@ def live(request: Mapping[str, Any]) -> NoReturn:
         if request["mutant"]:
             MUTANTS[request["mutant"]]()
         for what, value in request["mortal"].items():
+            assert hasattr(Mortal, what), what
             setattr(Mortal, what, value)
         if request["mortal"]:
             sqlite3.connect = Mortal  # type: ignore[assignment]

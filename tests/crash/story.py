@@ -11,6 +11,7 @@ import json
 import random
 import re
 import resource
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -122,18 +123,18 @@ class Story:
     ) -> None:
         """`hook_s`: what the hook's shell is told to sleep, less than a second."""
         self.seed, self.rng, self.figures = seed, random.Random(seed), Figures()
-        self._forge, self._ray = forge, ray
+        self._forge, self.ray = forge, ray
         self._temp, self._state = folder / "ray", folder / "state"
         self._logs = make_session(self._temp)
         self.scribe = Scribe(self._logs, seed)
-        self._marks, self._out = folder / "marks", folder / "state.out"
+        self.marks, self._out = folder / "marks", folder / "state.out"
         hook = folder / "hook.sh"
         hook.write_text(HOOK.format(seconds=hook_s))
-        self._marks.touch()
+        self.marks.touch()
         self._out.touch()
-        argv = json.dumps(["sh", str(hook), str(self._marks)])
+        argv = json.dumps(["sh", str(hook), str(self.marks)])
         (folder / "raywatch.toml").write_text(CONFIG.format(url=ray.url, argv=argv))
-        self._more = ("--config", str(folder / "raywatch.toml"))
+        self.where = (self._temp, self._state, "--config", str(folder / "raywatch.toml"))
         self._trains: list[str] = []
         self.failed: list[str] = []
 
@@ -144,11 +145,11 @@ class Story:
         if self.rng.random() < begin:
             for kind in ("cmd", "job", "cmd"):
                 name = f"{kind}-{len(self._trains) + len(self.failed)}"
-                self._ray.begin(name)
+                self.ray.begin(name)
                 self._trains.append(name)
         while self._trains and self.rng.random() < fail:
             name = self._trains.pop(0)
-            self._ray.fails(name)
+            self.ray.fails(name)
             self.scribe.told(f"fail {name}")
             self.failed.append(name)
 
@@ -157,10 +158,10 @@ class Story:
         moment = moment or self.rng.choices(list(MOMENTS), [w for w, _ in MOMENTS.values()])[0]
         if moment.endswith("a hook"):
             self.scribe.told("rest")  # nothing to be read first: it comes soon
-        argv = arguments(self._temp, self._state, *self._more)
+        argv = arguments(*self.where)
         how: dict[str, float] = {}
         if moment == "between statements":
-            how["statement"] = self.rng.randrange(1, 80)
+            how["left"] = self.rng.randrange(1, 80)
         if moment == "in a checkpoint":
             how["checkpoints"] = 1
         if moment == "before a hook":
@@ -178,9 +179,11 @@ class Story:
             code = life.wait()
         # A disk that is full at the start is a reason not to start.
         refused = out != self._out and code == 2 and _FULL.search(out.read_text())
-        assert code == -9 or refused, self.said(f"{moment}: {code}: {out.read_text()[-3000:]}")
+        assert code == -signal.SIGKILL or refused, self.said(
+            f"{moment}: {code}: {out.read_text()[-3000:]}"
+        )
         self.scribe.told("go")
-        self.figures.kills += 1
+        self.figures.kills += code == -signal.SIGKILL
         self.figures.by_moment[moment] += 1
 
     def after(self, low: float, high: float) -> None:
@@ -197,8 +200,8 @@ class Story:
 
     def when_fired(self, _life: Process) -> None:
         """Wait until a hook was started, where one is due."""
-        before = self._marks.stat().st_size
-        self.seen(lambda: self._marks.stat().st_size != before, self.till_hook_s())
+        before = self.marks.stat().st_size
+        self.seen(lambda: self.marks.stat().st_size != before, self.till_hook_s())
         self.after(0, self.rng.choice([0, 0.2]))
 
     def when_firing(self, life: Process) -> None:
@@ -207,7 +210,7 @@ class Story:
 
     def till_hook_s(self) -> float:
         """How long it takes at most until a hook is started; not long where none is due."""
-        ran = self._marks.read_text().count("start")
+        ran = self.marks.read_text().count("start")
         return 4.0 if sum(j.startswith("cmd") for j in self.failed) > ran else 0.3
 
     def when_full(self, life: Process) -> None:
@@ -230,9 +233,7 @@ class Story:
         """Let everything be written whole and a life read it all; everything took effect once, also after one more life."""
         ledger = self.scribe.told("rest")
         for n in range(2):
-            daemon = DaemonProcess(
-                self._temp, self._state, *self._more, start=None if real else self._forge.life
-            )
+            daemon = DaemonProcess(*self.where, start=None if real else self._forge.life)
             try:
                 self._wait_for(daemon, ledger)
                 if n:
@@ -277,7 +278,7 @@ class Story:
 
     def _check_actions(self, daemon: DaemonProcess) -> None:
         actions = {str(a["key"]): a for a in daemon.actions()}
-        marks = Counter(self._marks.read_text().splitlines())
+        marks = Counter(self.marks.read_text().splitlines())
         assert set(marks.values()) <= {1}, self.said(f"a hook ran twice: {marks.most_common(3)}")
         by_job = Counter(k.removeprefix("raywatch-").rpartition("-1-")[0] for k in actions)
         odd = {j: (by_job[j], self.failed.count(j)) for j in {*by_job, *self.failed}}
@@ -286,21 +287,21 @@ class Story:
         for key, action in actions.items():
             began, ended = f"start {key}" in marks, f"end {key}" in marks
             if action["hook"] == "job":
-                fits = action["state"] == "succeeded" and self._ray.taken[key] == 1
+                fits = action["state"] == "succeeded" and self.ray.taken[key] == 1
             else:
                 fits = action["state"] == "interrupted" or (action["state"], began, ended) == (
                     "succeeded",
                     True,
                     True,
                 )
-            assert fits, self.said(f"{action}: {began=} {ended=} {self._ray.taken[key]=}")
-        assert set(self._ray.taken) <= set(actions), self.said("a submission that nobody decided")
+            assert fits, self.said(f"{action}: {began=} {ended=} {self.ray.taken[key]=}")
+        assert set(self.ray.taken) <= set(actions), self.said("a submission that nobody decided")
         assert {m.split()[1] for m in marks} <= set(actions), self.said(
             "a hook that nobody decided"
         )
         told = Counter((str(a["hook"]), str(a["state"])) for a in actions.values())
         assert acted_by(daemon) == told, self.said("what was counted of actions")
-        self.figures.jobs, self.figures.submissions = len(actions), sum(self._ray.taken.values())
+        self.figures.jobs, self.figures.submissions = len(actions), sum(self.ray.taken.values())
         self.figures.interrupted = sum(a["state"] == "interrupted" for a in actions.values())
 
     def _check_store(self) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 
 from tests.crash.lives import Forge
-from tests.crash.story import Story, begun
+from tests.crash.story import Story, begun, found_by
+from tests.daemons import DaemonProcess, until
 
 
 def killed_at(story: Story, moment: str) -> None:
@@ -42,3 +46,39 @@ def test_a_hook_that_runs_twice_or_vanishes_is_seen(tmp_path, mutant, moment, sa
         pytest.raises(AssertionError, match=said),
     ):
         killed_at(story, moment)
+
+
+@pytest.mark.parametrize("page", [0, 3])
+def test_a_store_that_was_lost_acts_on_nothing_that_failed_before(tmp_path, page):
+    """What was done and what was never decided: both are history to a store that is begun anew."""
+    with Forge() as forge, begun(tmp_path, 1, forge) as story:
+        killed_at(story, "at a hook")
+        ran, taken = story.marks.read_text(), dict(story.ray.taken)
+        story.jobs_move(begin=1, fail=1)
+        with (tmp_path / "state" / "raywatch.db").open("r+b") as out:
+            out.seek(page * 4096)
+            out.write(b"\xa5" * 4096)
+        time.sleep(0.01)  # times of jobs are in milliseconds
+        ledger = story.scribe.told("rest")
+        daemon = DaemonProcess(*story.where, start=forge.life)
+        try:
+            until(
+                lambda: sum(found_by(daemon).values()) == sum(ledger["counts"].values()), 20, "all"
+            )
+            until(lambda: sees(daemon) == 5, 20, "the jobs are seen")
+            time.sleep(3)  # more than a sweep: it would decide now
+            health = json.loads(daemon.get("/healthz")[1])
+            states = {a["state"] for a in daemon.actions()}
+        finally:
+            daemon.kill()
+
+    assert health["store_rebuilt"]
+    assert states <= {"abandoned"}
+    assert (story.marks.read_text(), dict(story.ray.taken)) == (ran, taken)
+    assert (tmp_path / "state" / "raywatch.db.corrupt-1").exists()
+
+
+def sees(daemon: DaemonProcess) -> int:
+    """How many jobs it knows to have failed and not to have been submitted again."""
+    runs = json.loads(daemon.get("/api/v1/runs")[1])["runs"]
+    return sum(r["status"] == "failed" for r in runs)

@@ -30,5 +30,5 @@ def test_what_is_killed_hundreds_of_times_does_everything_once(tmp_path, seed, c
     with capsys.disabled():
         print(f"\n{figures}")
 
-    assert figures.kills == STORIES * LIVES
+    assert figures.kills > STORIES * LIVES * 0.95  # a full disk may forbid to start
     assert figures.interrupted > 10

@@ -7,6 +7,7 @@ after one. tests/crash/test_kills.py does the same with real kills, at random.
 from __future__ import annotations
 
 import itertools
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -126,3 +127,42 @@ def test_it_is_seen_where_cursors_and_effects_part(tmp_path, monkeypatch, mutant
     monkeypatch.setattr(Store, "commit", mutant)
 
     assert next(wrong_statements(tmp_path, monkeypatch), 0)
+
+
+def test_a_log_of_the_store_that_is_torn_at_any_byte_holds_whole_commits(tmp_path):
+    """The power went: of what was written last some is missing. What is left is a state that once was."""
+    write, state = story(tmp_path), tmp_path / "state"
+    with Store(state / "r.db") as store:
+        config = Config(temp_dir=tmp_path, store=state / "r.db")
+        daemon = Daemon(config, [tmp_path], timezone.utc, ENGINE, store)
+        for tick, after in enumerate(TIMES):
+            daemon.tick(NOW + after, write(tick))
+        daemon._logs.close()
+        main, wal = ((state / name).read_bytes() for name in ("r.db", "r.db-wal"))
+    counts = []
+    for cut in sorted(
+        {*range(0, len(wal), 4120 // 3), len(wal)}
+    ):  # a frame has 24 bytes and a page
+        torn = tmp_path / f"torn-{cut}" / "r.db"
+        torn.parent.mkdir()
+        torn.write_bytes(main)
+        torn.with_name("r.db-wal").write_bytes(wal[:cut])
+        counts.append(counted(torn))
+
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 4
+    assert counts[-1] == LINES
+
+
+def counted(path: Path) -> int:
+    """Return how many lines of the GCS were counted: by the counter, by incidents and by the cursor."""
+    with Store(path) as store:
+        assert not store.rebuilt
+        stored = store.load()
+    crashes = json.loads(stored.docs.get("counters", {}).get("-", "{}")).get(
+        "f worker_crash gcs", 0
+    )
+    incidents = [i for i in stored.docs.get("incident", {}).values() if "worker_crash" in i]
+    lines = [c.line for c in stored.cursors if c.path.endswith("gcs_server.out")]
+    assert [crashes] == [len(incidents)] == (lines or [0])
+    return int(crashes)
