@@ -262,18 +262,7 @@ def _left_over(
         if action.state not in _PENDING or action.key in settled:
             continue
         if _was_taken(action, runs):
-            done = "Ray has the job: it was submitted, and the answer was lost"
-            begun, taken = action.started_at or action.created_at, action.key
-            found.append(
-                replace(
-                    action,
-                    state="succeeded",
-                    started_at=begun,
-                    ended_at=now,
-                    submission_id=taken,
-                    detail=done,
-                )
-            )
+            found.append(_taken(action, now))
             continue
         reason = _gone(action, runs, rules, is_present=action.incident in present, now=now)
         if reason:
@@ -287,6 +276,17 @@ def _was_taken(action: Action, runs: Runs) -> bool:
     if run is None or action.hook.kind != "job" or action.key not in run.submissions:
         return False
     return run.metadata.get("raywatch_action") == action.key
+
+
+def _taken(action: Action, now: float) -> Action:
+    return replace(
+        action,
+        state="succeeded",
+        started_at=action.started_at or action.created_at,
+        ended_at=now,
+        submission_id=action.key,
+        detail="Ray has the job: it was submitted, and the answer was lost",
+    )
 
 
 def _gone(

@@ -48,8 +48,8 @@ class Life:
 class Forge:
     """The warm process. Its lives may be asked for from several threads."""
 
-    def __init__(self, mutant: str = "") -> None:
-        self.mutant = mutant
+    def __init__(self) -> None:
+        self.mutant = ""  # how lives are wrong from now on
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.forge"],

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.crash.lives import Forge
 from tests.crash.story import Figures, tell
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -19,12 +18,12 @@ def seed(request):
     return int(request.config.getoption("--seed"))
 
 
-def test_what_is_killed_hundreds_of_times_does_everything_once(tmp_path, seed, capsys):
+def test_what_is_killed_hundreds_of_times_does_everything_once(tmp_path, forge, seed, capsys):
     """Two stories at a time, each with a store, a session, a Ray and a writer of its own."""
     folders = [tmp_path / str(n) for n in range(STORIES)]
     for folder in folders:
         folder.mkdir()
-    with Forge() as forge, ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool:
         told = pool.map(lambda n: tell(folders[n], seed + n, LIVES, forge), range(STORIES))
         figures = sum(told, Figures())
     with capsys.disabled():
