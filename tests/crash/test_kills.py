@@ -9,7 +9,7 @@ import pytest
 from tests.crash.story import Figures, tell
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-STORIES, LIVES = 6, 50
+STORIES, LIVES = 6, 40
 
 
 @pytest.fixture
