@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 NODE = "5192188689939d714f03f25b506336457eb397612cf02e85b009ae7f"
@@ -202,7 +203,7 @@ class Writer:
         lines = [n + 1 for n, c in enumerate(text[:-1]) if c == ord("\n")]
         cuts += [n for n in lines if self._rng.random() < 0.3]
         edges = [0, *sorted(set(cuts)), len(text)]
-        yield from (text[a:b] for a, b in zip(edges, [*edges[1:], len(text)], strict=True))
+        yield from (text[a:b] for a, b in pairwise(edges))
 
     def prune(self) -> None:
         """Delete what was read: rotated files, and those of processes that are gone."""
