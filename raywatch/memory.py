@@ -12,7 +12,17 @@ from raywatch.core.kinship import Links
 from raywatch.model import Drain, Entity, Finding, Incident
 
 Kind = Literal[
-    "incident", "drain", "end", "waiting", "link", "sizes", "counters", "run", "action", "start"
+    "incident",
+    "drain",
+    "end",
+    "waiting",
+    "link",
+    "sizes",
+    "counters",
+    "run",
+    "merged",
+    "action",
+    "start",
 ]
 _INCIDENT = TypeAdapter(Incident)
 _DRAIN = TypeAdapter(Drain)

@@ -41,6 +41,7 @@ from raywatch.model import (
 
 _RUN = TypeAdapter(Run)
 _ACTION = TypeAdapter(Action)
+_MERGED = TypeAdapter(dict[str, str])
 _LOOKS = ("running", "restarting", "failed", "pending", "unknown")
 _DEFAULT = ResumeRule(run="", mode="observe", hook=Hook("job"))
 _UNDONE = ("suggested", "awaiting_approval", "waiting", "started")
@@ -72,10 +73,12 @@ class Resuming:
         self._rules, self._classes, self._started_at = rules, classes, started_at
         try:
             runs = [_RUN.validate_json(t) for t in docs.get("run", {}).values()]
+            merged = _MERGED.validate_json(docs.get("merged", {}).get("-", "{}"))
             self.ledger = {k: _ACTION.validate_json(t) for k, t in docs.get("action", {}).items()}
         except ValidationError as error:
             raise ValueError(f"the store holds what this version cannot read: {error}") from error
-        self.runs: Runs = restored(runs)
+        # Actions name a run by the id that it had: one that was merged away since must still be found.
+        self.runs: Runs = replace(restored(runs), merged=merged)
         self._changed: set[str] = set()
         self._moves: list[tuple[Action | None, Action]] = []
         self._restarts: list[Restart] = []
@@ -217,6 +220,8 @@ class Resuming:
                 yield Document("run", number, _RUN.dump_json(run).decode())
         for number in before.runs.keys() - self.runs.runs.keys():
             yield Document("run", number, None)
+        if self.runs.merged is not before.merged:
+            yield Document("merged", "-", _MERGED.dump_json(dict(self.runs.merged)).decode())
         for key in self._changed:
             kept = self.ledger.get(key)
             yield Document("action", key, _ACTION.dump_json(kept).decode() if kept else None)

@@ -6,6 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,11 +15,11 @@ from typing import NamedTuple
 from raywatch.model import RaywatchError
 
 SCHEMA = 2
-_TABLES = """
+_CURSORS = """
 CREATE TABLE IF NOT EXISTS cursors (dev INTEGER, ino INTEGER, path TEXT, offset INTEGER, line INTEGER, anchor BLOB,
-    skipping INTEGER, told INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (dev, ino));
-CREATE TABLE IF NOT EXISTS docs (kind TEXT, id TEXT, json TEXT, PRIMARY KEY (kind, id));
+    skipping INTEGER, told INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (dev, ino))
 """
+_DOCS = "CREATE TABLE IF NOT EXISTS docs (kind TEXT, id TEXT, json TEXT, PRIMARY KEY (kind, id))"
 
 
 class StoreError(RaywatchError):
@@ -83,23 +84,24 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         """Open or make the store. Raises StoreBusyError, StoreError."""
-        self._path = path
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = self._owned(path.with_name(path.name + ".lock"))
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be opened: {error.strerror}") from error
-        self.rebuilt = False
-        try:
-            self._db = self._connect()
-        except (
-            sqlite3.OperationalError
-        ) as error:  # a full disk, a lock, a read-only mount: no corruption
-            raise StoreError(f"{path}: {error}") from error
-        except sqlite3.DatabaseError:
-            self.rebuilt = True
-            self._set_aside()
-            self._db = self._connect()
+        self._path, self.rebuilt = path, False
+        with ExitStack() as undo:
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._lock = self._owned(path.with_name(path.name + ".lock"))
+            except OSError as error:
+                raise StoreError(f"{path}: cannot be opened: {error.strerror}") from error
+            undo.callback(os.close, self._lock)
+            try:
+                self._db = self._connect()
+            except sqlite3.OperationalError as error:
+                # A full disk, a lock, a read-only mount: no corruption.
+                raise StoreError(f"{path}: {error}") from error
+            except sqlite3.DatabaseError:
+                self.rebuilt = True
+                self._set_aside()
+                self._db = self._connect()
+            undo.pop_all()
 
     def __enter__(self) -> Store:  # noqa: PYI034 - typing.Self is 3.11
         return self
@@ -134,20 +136,34 @@ class Store:
     def _connect(self) -> sqlite3.Connection:
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._path.chmod(0o600)
-        db = sqlite3.connect(self._path, isolation_level=None)
-        db.execute("PRAGMA journal_mode=WAL")
+        with ExitStack() as undo:
+            db = sqlite3.connect(self._path, isolation_level=None)
+            undo.callback(db.close)
+            db.execute("PRAGMA journal_mode=WAL")
+            # Damage behind the first page would show in the middle of the work, and at every start again.
+            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+            self._prepare(db)
+            undo.pop_all()
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Bring the tables to this schema, whole or not at all."""
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA:
-            db.close()
             raise StoreError(
                 f"{self._path}: made by a newer raywatch (schema {version}, this one knows {SCHEMA})"
             )
+        if version == SCHEMA:
+            return
+        db.execute("BEGIN IMMEDIATE")
         if version == 1:
             db.execute("ALTER TABLE cursors ADD COLUMN told INTEGER NOT NULL DEFAULT 0")
-        db.executescript(_TABLES)
-        if version != SCHEMA:
-            db.execute(f"PRAGMA user_version={SCHEMA}")
-        return db
+        db.execute(_CURSORS)
+        db.execute(_DOCS)
+        db.execute(f"PRAGMA user_version={SCHEMA}")
+        db.execute("COMMIT")
 
     def _set_aside(self) -> None:
         for n in range(1, 1000):

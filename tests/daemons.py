@@ -11,8 +11,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 _PAUSE = threading.Event()
 
@@ -30,6 +31,41 @@ def until(
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
+class Process(Protocol):
+    """What a test does with a daemon's process: a part of subprocess.Popen."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return its exit code, None while it lives."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal."""
+
+    def kill(self) -> None:
+        """End it at any instruction."""
+
+
+def arguments(temp_dir: Path, state: Path, *more: str) -> list[str]:
+    """Return the arguments of `raywatch daemon` with a state and a port of its own."""
+    store = str(state / "raywatch.db")
+    return ["--temp-dir", str(temp_dir), "--store", store, "--listen", "127.0.0.1:0", *more]
+
+
+def started(argv: Sequence[str], log: Path, environ: Mapping[str, str] | None = None) -> Process:
+    """Start `raywatch daemon`; what it prints goes behind what is in `log`."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "raywatch", "daemon", *argv],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **(environ or {})},
+        )
+
+
 class DaemonProcess:
     """`raywatch daemon` on a port of its own."""
 
@@ -39,27 +75,19 @@ class DaemonProcess:
         state: Path,
         *more: str,
         environ: Mapping[str, str] | None = None,
+        start: Callable[[Sequence[str], Path], Process] | None = None,
     ) -> None:
+        """`start` makes the process in another way."""
         self._state = state
         self.log = state.with_name(state.name + ".out")
-        argv = [
-            "--temp-dir",
-            str(temp_dir),
-            "--store",
-            str(state / "raywatch.db"),
-            "--listen",
-            "127.0.0.1:0",
-            *more,
-        ]
-        with self.log.open("ab") as out:
-            self._start = out.tell()
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "raywatch", "daemon", *argv],
-                stdout=out,
-                stderr=out,
-                env={**os.environ, **(environ or {})},
-            )
-        self.url = str(until(self._listening, 30, "the daemon listens"))
+        self._start = self.log.stat().st_size if self.log.exists() else 0
+        argv = arguments(temp_dir, state, *more)
+        self.process = start(argv, self.log) if start else started(argv, self.log, environ)
+        try:
+            self.url = str(until(self._listening, 30, "the daemon listens"))
+        except AssertionError:
+            self.kill()  # nobody else can
+            raise
 
     def _listening(self) -> str:
         if self.process.poll() is not None:

@@ -69,16 +69,18 @@ class FakeRay:
         self._loop.run_until_complete(self._serve())
         self._loop.close()
 
+    def routes(self) -> list[web.RouteDef]:
+        """What is answered."""
+        return [
+            web.get("/api/version", self._version),
+            web.get("/api/jobs/", self._jobs),
+            web.get("/api/jobs/{id}", self._one),
+            web.get("/api/v0/{kind}", self._nothing),
+        ]
+
     async def _serve(self) -> None:
         app = web.Application()
-        app.add_routes(
-            [
-                web.get("/api/version", self._version),
-                web.get("/api/jobs/", self._jobs),
-                web.get("/api/jobs/{id}", self._one),
-                web.get("/api/v0/{kind}", self._nothing),
-            ]
-        )
+        app.add_routes(self.routes())
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -261,10 +261,32 @@ def _left_over(
     for action in ledger.values():
         if action.state not in _PENDING or action.key in settled:
             continue
+        if _was_taken(action, runs):
+            found.append(_taken(action, now))
+            continue
         reason = _gone(action, runs, rules, is_present=action.incident in present, now=now)
         if reason:
             found.append(replace(action, state="abandoned", detail=reason))
     return found
+
+
+def _was_taken(action: Action, runs: Runs) -> bool:
+    """Say whether Ray shows the job that an action waits to submit: a crash came between, and nobody could ask since."""
+    run = runs.get(canonical(runs, action.run))
+    if run is None or action.hook.kind != "job" or action.key not in run.submissions:
+        return False
+    return run.metadata.get("raywatch_action") == action.key
+
+
+def _taken(action: Action, now: float) -> Action:
+    return replace(
+        action,
+        state="succeeded",
+        started_at=action.started_at or action.created_at,
+        ended_at=now,
+        submission_id=action.key,
+        detail="Ray has the job: it was submitted, and the answer was lost",
+    )
 
 
 def _gone(

@@ -1,31 +1,57 @@
-"""Long and random: usage: python -m tests.bench.chaos [ROUNDS]. What CI does once, many times, with figures.
+"""Long and random: usage: python -m tests.bench.chaos [ROUNDS] [--seed N] [--only kills]. What CI does once, many times, with figures.
 
-1. A daemon that is killed at random moments under lines and rotations counts each line once.
+1. Daemons that are killed at random moments under writers, rotations and jobs that fail do everything once: two
+   stories of 60 lives a round, side by side (tests/crash/story.py).
 2. `raywatch demo` goes the whole way each time; how long its parts took as min, median and max.
 """
 
 from __future__ import annotations
 
-import random
+import argparse
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.shell.test_daemon import kill_at_random
+from tests.crash.lives import Forge
+from tests.crash.story import Figures, tell
 
 DEMO = [sys.executable, "-m", "raywatch", "demo", "--timeout", "300"]
+LIVES = 60
 _FIGURE = re.compile(r"^ +(\w[\w ]* -> \w[\w ]*?) +([\d.]+) s$", re.MULTILINE)
 
 
-def kills(rounds: int) -> None:
-    """Play the random program with other seeds each time."""
-    for seed in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            written = kill_at_random(Path(folder), random.Random(seed), lives=12)
-        print(f"ok   daemon killed 12 times, seed {seed}: {written} lines counted once", flush=True)
+def kills(rounds: int, first: int) -> int:
+    """Tell stories from a seed on; return how many broke a law."""
+    wrong: list[str] = []
+    stories, began = rounds * 2, time.monotonic()
+    with Forge() as forge, ThreadPoolExecutor(2) as pool:
+        told = [pool.submit(_story, forge, seed) for seed in range(first, first + stories)]
+        figures = Figures()
+        for number, story in enumerate(told, 1):
+            try:
+                figures += story.result()
+            except AssertionError as error:
+                wrong.append(str(error))
+                print(f"FAIL {error}", flush=True)
+            print(f"     story {number}/{stories}: {figures}", flush=True)
+    minutes = (time.monotonic() - began) / 60
+    print(f"{'FAIL' if wrong else 'ok  '} {figures}; {figures.kills / minutes:.0f} kills a minute")
+    return len(wrong)
+
+
+def _story(forge: Forge, seed: int) -> Figures:
+    with tempfile.TemporaryDirectory() as folder:
+        return tell(Path(folder), seed, LIVES, forge, say=_say)
+
+
+def _say(line: str) -> None:
+    if line.endswith("0/60"):
+        print(f"     {line}", flush=True)
 
 
 def demos(rounds: int) -> int:
@@ -45,11 +71,20 @@ def demos(rounds: int) -> int:
     return failed
 
 
-def main(rounds: int) -> int:
+def main() -> int:
     """Return 1 where anything failed."""
-    kills(rounds)
-    return int(demos(rounds) > 0)
+    options = argparse.ArgumentParser(description="Long and random.")
+    options.add_argument("rounds", type=int, nargs="?", default=10)
+    options.add_argument("--seed", type=int, default=1, help="of the first story")
+    options.add_argument("--only", choices=["kills", "demos"])
+    given = options.parse_args()
+    wrong = 0
+    if given.only != "demos":
+        wrong += kills(given.rounds, given.seed)
+    if given.only != "kills":
+        wrong += demos(given.rounds)
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 10))
+    sys.exit(main())

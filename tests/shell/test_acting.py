@@ -11,10 +11,11 @@ from datetime import datetime, timezone
 import pytest
 
 from raywatch.core.incidents import State, correlate_all
-from raywatch.model import Chunk, FileId, Hook, Source, Trust
+from raywatch.model import Chunk, FileId, Hook, Outcome, Source, Trust
 from raywatch.pipeline import examine, load_engine
 from raywatch.resuming import Resuming
 from tests.core.desk import BY_COMMAND, CLASSES, JOB, RULE, caused, failed
+from tests.core.runkit import job
 from tests.daemons import make_session, until
 from tests.shell.test_asking import fired, sweeps, watched
 from tests.shell.test_counting import daemon_on
@@ -83,6 +84,31 @@ def test_what_a_crash_left_behind_is_not_started_hours_later(hook: Hook):
         later = Resuming([replace(RULE, hook=hook)], CLASSES, docs, started_at=0.0)
         assert [a.key for a in later.unfinished(now)] == keys
         assert later.ledger[action.key].state == state
+
+
+def test_what_was_submitted_before_a_crash_is_known_though_ray_could_not_be_asked():
+    """The answer was lost with the daemon; then the dashboard was away, and later it shows the job."""
+    resuming = Resuming([RULE], CLASSES, {}, started_at=0.0)
+    resuming.runs = failed()
+    (action,) = resuming.decide([caused()], 101.0)
+    docs = {"action": {d.id: d.json or "" for d in resuming.documents(resuming.runs)}}
+    later = Resuming([RULE], CLASSES, docs, started_at=0.0)
+    later.runs = failed()
+    assert later.unfinished(103.0) == [action]
+    later.outcome(Outcome(action.key, "deferred", 104.0, "jobs unreadable: refused"), 104.0)
+    marks = {"raywatch_run": action.run, "raywatch_action": action.key, "raywatch_attempt": "1"}
+    ours = replace(
+        job(at=105, status="RUNNING", submission=action.key, job_id="03000000"),
+        metadata=marks,
+        started_at=102.0,
+    )
+    later.learn((), [ours], 105.0)
+
+    assert later.decide([caused()], 106.0) == []
+    known = later.ledger[action.key]
+    assert (known.state, known.submission_id) == ("succeeded", action.key)
+    assert later.decide([caused()], 107.0) == []
+    assert later.ledger[action.key] is known
 
 
 def test_a_time_that_has_not_come_yet_is_no_time():

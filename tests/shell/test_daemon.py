@@ -2,13 +2,11 @@
 
 import json
 import os
-import random
 import resource
 import subprocess
 import sys
 import threading
 from datetime import datetime, timezone
-from pathlib import Path
 
 import pytest
 
@@ -36,38 +34,6 @@ def findings(daemon: DaemonProcess) -> int:
 def until_found(daemon: DaemonProcess, number: int) -> None:
     """Wait for so many findings."""
     until(lambda: findings(daemon) >= number, 10, f"{number} findings")
-
-
-def kill_at_random(folder: Path, rng: random.Random, lives: int) -> int:
-    """Write lines and rotate while daemons are killed; assert that each line counts once; return how many."""
-    gcs = make_session(folder) / "gcs_server.out"
-    written = 0
-    for _ in range(lives):
-        daemon = DaemonProcess(folder, folder / "state")
-        try:
-            for _ in range(rng.randrange(1, 6)):
-                written += 1
-                with gcs.open("a") as out:
-                    out.write(crash(written))
-                if rng.random() < 0.3:
-                    gcs.rename(gcs.with_name(f"gcs_server.out.{written + 1}"))
-                if rng.random() < 0.5:
-                    until_found(daemon, written - rng.randrange(0, 2))
-        finally:
-            daemon.kill()
-    daemon = DaemonProcess(folder, folder / "state")
-    try:
-        until(lambda: findings(daemon) >= written, 10, f"{written} findings")
-        assert (findings(daemon), len(daemon.incidents())) == (written, written)
-        assert daemon.stop() == 0
-    finally:
-        daemon.kill()
-    return written
-
-
-def test_every_line_takes_effect_once_also_when_the_daemon_is_killed(tmp_path):
-    """SIGKILL at random moments while lines come and files rotate: no line is lost or counted twice."""
-    kill_at_random(tmp_path, random.Random(7), lives=8)
 
 
 def test_a_new_session_is_followed(tmp_path):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from raywatch.core.runs import Runs
 from raywatch.model import Action, Checkpoint, Hook, JobSeen, ResumeRule, TrainRunSeen
 from raywatch.resuming import Look, Resuming
 
@@ -47,6 +48,23 @@ def resuming(*rules, seen=()):
     kept = Resuming(rules, {}, {}, started_at=0.0)
     kept.learn((), seen, 3.0)
     return kept
+
+
+def test_the_run_of_an_action_is_found_after_a_restart_though_it_is_part_of_another_now():
+    """A resubmission by hand was a run of its own until Ray Train named it; what a crash left of it must be settled."""
+    again = replace(JOB, submission_id="again", job_id="03000000")
+    kept = resuming(RULE, seen=(JOB, again))
+    kept.put(replace(ACTION, run="again", state="started", started_at=3.0, old_submission="again"))
+    kept.learn((), [train("llm-1", "/s"), train("llm-1", "/s", "03000000", "again")], 5.0)
+    docs: dict[str, dict[str, str]] = {}
+    for kind, name, text in kept.documents(Runs()):
+        docs.setdefault(kind, {})[name] = text or ""
+    later = Resuming([RULE], {}, docs, started_at=0.0)
+    (action,) = later.unfinished(6.0)
+
+    assert later.run_of(action) == later.runs.get("llm-sub")
+    assert later.shown_action(action)["run"] == "llm-sub"
+    assert list(later.documents(later.runs)) == []
 
 
 def test_checkpoints_are_looked_for_where_the_configuration_says():

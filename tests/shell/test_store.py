@@ -1,11 +1,13 @@
 """The store: whole commits or none, one owner, a way out of corruption."""
 
 import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from raywatch.store import Commit, CursorRow, Store, StoreBusyError, StoreError, StoreWriteError
+from tests.crash.mortal import Mortal
 
 
 def change(n: int, size: int = 10) -> Commit:
@@ -64,6 +66,54 @@ def test_a_corrupt_store_is_set_aside_and_rebuilt(tmp_path):
     assert (tmp_path / "s.db.corrupt-1").read_bytes().startswith(b"no database")
 
 
+@pytest.mark.parametrize("page", [0.5, 1.0])
+def test_damage_behind_the_first_page_is_seen_at_the_start(tmp_path, page):
+    """Not in the middle of the work, and not at every start again."""
+    with Store(tmp_path / "s.db") as store:
+        for n in range(200):
+            store.commit(change(n, 500))
+    size = (tmp_path / "s.db").stat().st_size
+    with (tmp_path / "s.db").open("r+b") as out:
+        out.seek(int(size / 4096 * page - 1) * 4096)
+        out.write(b"\xa5" * 4096)
+    with Store(tmp_path / "s.db") as store:
+        assert (store.rebuilt, store.load().docs) == (True, {})
+        store.commit(change(1))
+
+    assert (tmp_path / "s.db.corrupt-1").stat().st_size == size
+
+
+def test_a_kill_in_the_middle_of_taking_a_store_over_costs_nothing(tmp_path, monkeypatch):
+    """Before each statement of it: the next start takes it over."""
+    for statement in range(1, 12):
+        path = first_schema(tmp_path / str(statement))
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(sqlite3, "connect", Mortal)
+            patch.setattr(Mortal, "end", staticmethod(interrupted))
+            patch.setattr(Mortal, "left", statement)
+            Store(path).close()
+        with Store(path) as store:
+            assert store.load().cursors == (CursorRow(1, 2, "f", 3, 4, b"x", skipping=False),)
+
+
+def interrupted() -> None:
+    """End like a kill: nothing is committed any more."""
+    raise KeyboardInterrupt
+
+
+def first_schema(folder: Path) -> Path:
+    """A store as the first version made it."""
+    folder.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(folder / "s.db")) as db, db:
+        db.execute(
+            "CREATE TABLE cursors (dev INTEGER, ino INTEGER, path TEXT, offset INTEGER, line INTEGER, anchor BLOB,"
+            " skipping INTEGER, PRIMARY KEY (dev, ino))"
+        )
+        db.execute("INSERT INTO cursors VALUES (1, 2, 'f', 3, 4, x'78', 0)")
+        db.execute("PRAGMA user_version=1")
+    return folder / "s.db"
+
+
 def test_a_store_of_a_newer_version_is_left_alone(tmp_path):
     """It is not read as if it were ours."""
     with Store(tmp_path / "s.db") as store:
@@ -86,14 +136,7 @@ def test_a_store_that_cannot_be_written_is_not_called_corrupt(tmp_path):
 
 def test_a_store_of_the_first_schema_is_taken_over(tmp_path):
     """Its cursors are kept; none was told early."""
-    with sqlite3.connect(tmp_path / "s.db") as db:
-        db.execute(
-            "CREATE TABLE cursors (dev INTEGER, ino INTEGER, path TEXT, offset INTEGER, line INTEGER, anchor BLOB,"
-            " skipping INTEGER, PRIMARY KEY (dev, ino))"
-        )
-        db.execute("INSERT INTO cursors VALUES (1, 2, 'f', 3, 4, x'78', 0)")
-        db.execute("PRAGMA user_version=1")
-    db.close()
+    first_schema(tmp_path)
     for _ in range(2):
         with Store(tmp_path / "s.db") as store:
             assert store.load().cursors == (CursorRow(1, 2, "f", 3, 4, b"x", skipping=False),)
