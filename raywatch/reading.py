@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Protocol
 
+from raywatch.core.crowds import Crowds
 from raywatch.core.records import LineNumbers
 from raywatch.core.repeats import STORM, Repeats
 from raywatch.model import HIT_BITS, Chunk, Fact, FileId, Finding, Source
@@ -80,6 +81,7 @@ class _Reader:
             self._base = self._floor = max(0, span[0] - CONTEXT)
             stream.seek(self._base)
         self._repeats = Repeats(engine.ruleset)
+        self._crowds = Crowds()
         self._forget_at = WINDOW
         self._findings: list[Finding] = []
         self._facts: list[Fact] = []
@@ -94,7 +96,8 @@ class _Reader:
                 self._take(cut, final=ended)
             if ended:
                 break
-        self._findings += counted(self._engine, self._repeats, self._tz)
+        self._findings += self._crowds.take(counted(self._engine, self._repeats, self._tz))
+        self._findings += self._crowds.rest()
         return Read(tuple(self._findings), tuple(self._facts), self._size)
 
     def _fill(self) -> bool:
@@ -149,7 +152,8 @@ class _Reader:
             around=Around(self._numbers, max(0, self._floor - self._base)),
             repeats=self._repeats if inside and len(hits) >= STORM else None,
         )
-        self._findings += (f for f in seen.findings if begin <= f.evidence.offset < end)
+        mine = (f for f in seen.findings if begin <= f.evidence.offset < end)
+        self._findings += self._crowds.take(mine)
         self._facts += (f for f in seen.facts if begin <= f.evidence.offset < end)
         self._floor = max(self._floor, seen.ended)
         return seen.upto - self._base

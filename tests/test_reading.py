@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from raywatch import reading
 from raywatch.collect.raylogs import describe
+from raywatch.core import crowds
 from raywatch.model import Chunk, FileId, Source
 from raywatch.pipeline import examine, load_engine
 from raywatch.reading import examine_stream
@@ -69,6 +70,7 @@ def test_blocks_and_pieces_change_nothing(monkeypatch, name, data, sizes, draw):
     """The blocks are longer than any record here: each finding has its line, its offset and its time."""
     block = draw.draw(st.integers(4000, 6000))
     monkeypatch.setattr(reading, "BLOCK", block)
+    monkeypatch.setattr(crowds, "LIMIT", 1_000_000)
     source, text = source_of(name), data * 3
     seen = examine_stream(ENGINE, source, Trickle(text, sizes), UTC)
 

@@ -24,12 +24,15 @@ from raywatch.model import HIT_BITS, Chunk, Record
 STORM = 64  # hits at once, from which repeats are looked for
 MAX_SHAPES = 4096  # that are remembered; then all are forgotten and learned again
 MAX_IDENTITIES = 1024  # of one shape; whoever comes later is counted with the others
+MAX_NEW = 256  # lines of one chunk that are expanded because they say something new, and
+FEW = 4  # of one group of signatures at the least
 SURE = 4096  # lines of one shape that are asked whom they name; from then on each SAMPLEth is
 SAMPLE = 64
 MANY = 1000
 MAX_FACTS = 128  # of one shape and chunk that are expanded at each end
 _MASK = (1 << HIT_BITS) - 1
 _HEAD = 512  # bytes of a line that make its shape
+_NEAR = 16  # lines of others that are passed over
 _WINDOW = 65_536  # as far as a record's lines are looked for
 _DIGITS = b"0123456789"
 _NO_DIGITS = bytes(set(range(256)) - set(_DIGITS))
@@ -42,19 +45,21 @@ _PAIR = re.compile(rb" (?:job_id|worker_id|node_id|actor_id)=[0-9a-f]+")
 _JSON = re.compile(
     rb'"(?:job_id|worker_id|node_id|actor_id|run_name|world_rank|component|label)": ?"?[^",}]*'
 )
-_DATED, _OBJECT, _PLAIN, _PART = b"D", b"J", b"P", b""  # what a line is; else its stream prefix
+# What a line is: dated, an object, plain, a part of what stands above, such a part of one of several processes; else
+# the prefix of its process.
+_DATED, _OBJECT, _PLAIN, _PART, _OTHERS_PART = b"D", b"J", b"P", b"-", b"+"
 _OWN = (_DATED, _OBJECT, _PLAIN)
 
 
 def kind_of(head: bytes) -> bytes:
-    """Say what a line that begins so is to the lines around it; empty for what may belong to them."""
+    """Say what a line that begins so is to the lines around it."""
     if head.startswith(b'{"'):
         return _OBJECT
     if starts_record(head):
         return _DATED
     stream = STREAM_BYTES.match(head)
     if stream:
-        return _PART if _CONTINUES.match(head, stream.end()) else stream[0]
+        return _OTHERS_PART if _CONTINUES.match(head, stream.end()) else stream[0]
     return _PART if _CONTINUES.match(head) else _PLAIN
 
 
@@ -97,22 +102,35 @@ class _Repeat:
 
 
 @dataclass(slots=True, eq=False)
-class _Shape:
+class _Group:
+    """What signatures hit together in one file."""
+
     signatures: tuple[int, ...]
-    kind: bytes
     rules: tuple[_Rule, ...]
+    shapes: dict[bytes, _Shape] = field(default_factory=dict)
+    crowds: dict[bytes, _Shape] = field(
+        default_factory=dict
+    )  # by kind: for who comes too late to be told apart
+    latest: _Repeat | None = None
+    sifted: int = 0  # number of the chunk that `new` is of
+    new: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Shape:
+    group: _Group
+    kind: bytes
     own: bool  # a line of one process, which ends the record above
     opens: bool  # dated, or an object
     fact: bool
     unless: bool
     known: dict[object, _Repeat] = field(default_factory=dict)
     numbers: dict[bytes, _Repeat] = field(default_factory=dict)  # the same by the digits alone
-    latest: _Repeat | None = None
     asked: int = 0
 
 
 _Row = tuple[int, int, _Shape]
-_Table = dict[int | tuple[int, ...], dict[bytes, _Shape]]
+_Table = dict[int | tuple[int, ...], _Group]
 
 
 class Repeats:
@@ -123,6 +141,8 @@ class Repeats:
         self._rules: dict[int, _Rule] = {}  # of those that were hit
         self._tables: dict[tuple[str, str], _Table] = {}  # of each file
         self._size = 0  # shapes in all
+        self._number = 0  # of the chunk
+        self._new = 0  # lines in it that are expanded because they say something new
         self._waiting: list[_Repeat] = []
         self._starts: list[int] = []
         self._fresh: list[_Repeat] = []
@@ -148,6 +168,7 @@ class Repeats:
     def sift(self, chunk: Chunk, packed: Sequence[int]) -> list[int]:
         """Return the hits to expand; `take` or `give_up` says what becomes of the others."""
         self._starts, self._fresh = starts, fresh = [], []
+        self._number, self._new = self._number + 1, 0
         if self._size > MAX_SHAPES:
             self.forget()
         rows = self._rows(chunk, packed)
@@ -159,9 +180,7 @@ class Repeats:
         above = rows[0][2]
         for row, below in zip(rows, after, strict=True):
             start, end, shape = row
-            next_to = (
-                below[0] == end + 1
-            )  # the line below is a hit too; the line above: over + 1 == start
+            next_to = below[0] == end + 1  # the line below is a hit too; above: over + 1 == start
             if shape.opens:
                 alone = next_to and below[2].opens
             else:
@@ -173,18 +192,17 @@ class Repeats:
             elif (not alone and not _stands_alone(chunk.data, row, log_format, streams)) or (
                 repeat := self._repeat(chunk.data, row)
             ) is None:
-                expand += [end << HIT_BITS | s for s in shape.signatures]
+                expand += [end << HIT_BITS | s for s in shape.group.signatures]
             else:
                 if not repeat.fresh:
                     fresh.append(repeat)
                 repeat.fresh += 1
                 repeat.last = (start, end)
                 starts.append(start)
-        for (
-            found
-        ) in said.values():  # what they say may differ each time: the oldest and the newest count
+        # What facts say may differ each time: the oldest and the newest count.
+        for found in said.values():
             kept = found if len(found) <= 2 * MAX_FACTS else found[:MAX_FACTS] + found[-MAX_FACTS:]
-            expand += [end << HIT_BITS | s for _, end, shape in kept for s in shape.signatures]
+            expand += [e << HIT_BITS | s for _, e, shape in kept for s in shape.group.signatures]
         return sorted(expand) if said else expand
 
     def _rows(self, chunk: Chunk, packed: Sequence[int]) -> list[_Row]:
@@ -204,39 +222,53 @@ class Repeats:
             start = data.rfind(b"\n", 0, end) + 1
             head = data[start:end] if end - start < _HEAD else data[start : start + _HEAD]
             residue = head.translate(None, _DIGITS)
-            shapes = table.get(name)
-            if shapes is None:
-                shapes = table[name] = {}
-            shape = shapes.get(residue)
+            group = table.get(name)
+            if group is None:
+                group = table[name] = self._group(name)
+            shape = group.shapes.get(residue)
             if shape is None:
-                shape = shapes[residue] = self._shape(name, head)
+                shape = self._shape(group, residue, head)
             rows.append((start, end, shape))
         return rows
 
-    def _shape(self, name: int | tuple[int, ...], head: bytes) -> _Shape:
-        self._size += 1
+    def _group(self, name: int | tuple[int, ...]) -> _Group:
         names = name if isinstance(name, tuple) else (name,)
         for n in names:
             if n not in self._rules:
                 self._rules[n] = _Rule(self._signatures[n])
-        rules = tuple(self._rules[n] for n in names)
+        return _Group(names, tuple(self._rules[n] for n in names))
+
+    def _shape(self, group: _Group, residue: bytes, head: bytes) -> _Shape:
         kind = kind_of(head)
-        return _Shape(
-            names,
+        crowd = self._is_crowded(group)
+        sort = kind if kind in _OWN or kind in (_PART, _OTHERS_PART) else b""
+        if crowd and sort in group.crowds:
+            return group.crowds[sort]
+        shape = _Shape(
+            group,
             kind,
-            rules,
             own=kind in _OWN,
             opens=kind in (_DATED, _OBJECT),
-            fact=any(r.fact for r in rules),
-            unless=any(r.unless for r in rules),
+            fact=any(r.fact for r in group.rules),
+            unless=any(r.unless for r in group.rules),
         )
+        (group.crowds if crowd else group.shapes)[sort if crowd else residue] = shape
+        self._size += 1
+        return shape
+
+    def _is_crowded(self, group: _Group) -> bool:
+        """Say whether nobody new of a group is told apart in this chunk any more."""
+        if group.sifted != self._number:
+            group.sifted, group.new = self._number, 0
+        return self._new >= MAX_NEW and group.new >= FEW
 
     def _repeat(self, data: bytes, row: _Row) -> _Repeat | None:
-        """Return whom a line repeats; None where it names somebody new."""
+        """Return whom a line repeats; None where it says something new."""
         start, end, shape = row
+        group = shape.group
         shape.asked += 1
         if shape.asked > SURE and shape.asked % SAMPLE and not shape.unless:
-            return shape.latest
+            return group.latest
         line = data[start : min(end, start + 8 * _HEAD)]
         digits = line.translate(None, _NO_DIGITS)
         if shape.kind is _DATED:
@@ -245,15 +277,20 @@ class Repeats:
         if repeat is None:
             who = _identity(shape, line)
             repeat = shape.known.get(who)
-            if repeat is None and len(shape.known) < MAX_IDENTITIES:
-                shape.latest = shape.known[who] = shape.numbers[digits] = _Repeat()
+            if repeat is None and (shape.unless or group.latest is None):
+                crowded = False
+            elif repeat is None:
+                crowded = self._is_crowded(group) or len(shape.known) >= MAX_IDENTITIES
+            if repeat is None and not crowded:
+                group.latest = shape.known[who] = shape.numbers[digits] = _Repeat()
+                self._is_crowded(group)
+                group.new += 1
+                self._new += 1
                 return None
-            if repeat is None and shape.unless:
-                return None
-            repeat = repeat or shape.latest
+            repeat = repeat or group.latest
             if repeat is not None and len(shape.numbers) < SURE:
                 shape.numbers[digits] = repeat
-        shape.latest = repeat
+        group.latest = repeat
         return repeat
 
     def fits(self, records: Sequence[Record], upto: int, chunk: Chunk) -> bool:
@@ -294,7 +331,7 @@ def _identity(shape: _Shape, line: bytes) -> object:
     elif shape.kind not in _OWN:
         stream = STREAM_BYTES.match(line)
         found.append(stream[0] if stream else b"")
-    for rule in shape.rules:
+    for rule in shape.group.rules:
         found += [bool(p.search(line)) for p in rule.unless]
         for pattern, names in rule.naming:
             match = pattern.search(line)
@@ -308,19 +345,41 @@ def _stands_alone(data: bytes, row: _Row, log_format: str, streams: _Streams) ->
     kind, below = shape.kind, end + 1
     if kind is _OBJECT:
         return True
-    if kind is _PART or below >= len(data):
+    if kind in (_PART, _OTHERS_PART) or below >= len(data):
         return False
     if kind is not _DATED and log_format != "text":
         return False  # it continues a dated record
     if not shape.own:
         return not data[below : below + 1].isspace() and streams.alone(start, end)
-    after = kind_of(data[below : below + _HEAD])
     if kind is _DATED:
+        after = kind_of(data[below : below + _HEAD])
         return after is _DATED or after is _OBJECT
-    if after not in _OWN or not start:
-        return False
-    above = data.rfind(b"\n", 0, start - 1) + 1
-    return kind_of(data[above : min(start - 1, above + _HEAD)]) in _OWN
+    return _below(data, below) and _above(data, start)
+
+
+def _below(data: bytes, at: int) -> bool:
+    """Say whether the nearest line from a place on that is of no other process begins a record of its own."""
+    for _ in range(_NEAR):
+        if at >= len(data):
+            return False
+        kind = kind_of(data[at : at + _HEAD])
+        if kind in _OWN or kind is _PART:
+            return kind is not _PART
+        at = data.find(b"\n", at) + 1 or len(data)
+    return False
+
+
+def _above(data: bytes, start: int) -> bool:
+    """Say the same of the lines above."""
+    for _ in range(_NEAR):
+        if not start:
+            return False
+        end = start - 1
+        start = data.rfind(b"\n", 0, end) + 1
+        kind = kind_of(data[start : min(end, start + _HEAD)])
+        if kind in _OWN or kind is _PART:
+            return kind is not _PART
+    return False
 
 
 class _Streams:
@@ -352,4 +411,4 @@ class _Streams:
         data = self._data
         begun = ((m.start(), m.end()) for m in _STREAM_BELOW.finditer(data))
         parts = [start for start, end in begun if _CONTINUES.match(data, end)]
-        return [0, *parts] if kind_of(data[:_HEAD]) is _PART else parts
+        return [0, *parts] if kind_of(data[:_HEAD]) is _OTHERS_PART else parts
