@@ -67,6 +67,13 @@ def cli() -> None:
 @click.option(
     "--tz", default="UTC", show_default=True, help="Zone of times without one: Ray's own logs."
 )
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Processes that read.  [default: the cores that it may use]",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @_RULES
 @_JSON
 def scan(
@@ -75,29 +82,40 @@ def scan(
     until: float | None,
     *,
     tz: str,
+    jobs: int | None,
+    quiet: bool,
     rules: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Say what failed in saved logs: folders, files, .gz, .xz, .bz2 and tars of them.
+    """Say what failed in saved logs: folders, files, .gz, .zst, .xz, .bz2 and tars of them.
 
-    Exit code: 0 nothing failed, 1 something failed, 2 usage or input error.
+    Exit code: 0 nothing failed, 1 something failed, 2 usage or input error, or something could not be read to its end.
     """
-    from raywatch.scan import render_scan, scan_exit_code, scan_paths, show_progress
+    from contextlib import nullcontext
 
-    shows = sys.stderr.isatty() and not as_json
-    try:
+    from raywatch.archive import no_tick
+    from raywatch.pieces import size_of
+    from raywatch.scan import damage_of, render_scan, scan_exit_code, scan_paths
+    from raywatch.spread import usable_cores
+
+    bar = None
+    if sys.stderr.isatty() and not quiet:
+        from raywatch.progress import Bar
+
+        bar = Bar(size_of(paths))
+    with bar or nullcontext():
         result = scan_paths(
             paths,
             since=since,
             until=until,
             tz=tz,
             rules=rules,
-            progress=show_progress if shows else None,
+            jobs=jobs or usable_cores(),
+            tick=bar.tick if bar else no_tick,
         )
-    finally:
-        if shows:
-            click.echo("\r\x1b[K", nl=False, err=True)
     click.echo(render_scan(result, as_json=as_json))
+    for line in damage_of(result):
+        click.echo(f"raywatch: {line}", err=True)
     return scan_exit_code(result)
 
 

@@ -19,7 +19,10 @@ MAY_IMPORT = {
     "resources": set(),
     "terminal": set(),
     "httpbody": set(),
-    "archive": {"model", "collect"},
+    "archive": {"model", "collect", "unpack"},
+    "unpack": set(),
+    "nodes": {"model", "collect"},
+    "progress": {"terminal"},
     "errors": set(),
     "demo_train": set(),
     "tui": {"model", "tui", "terminal"},
@@ -29,6 +32,9 @@ MAY_IMPORT = {
     "runbooks": {"model", "resources"},
     "options": {"client"},
     "pipeline": {"model", "core", "collect", "resources"},
+    "reading": {"model", "core", "pipeline"},
+    "pieces": {"model", "collect", "archive", "nodes", "pipeline", "reading"},
+    "spread": {"model", "archive", "pieces", "pipeline"},
 }
 SHELL_ROOMS = {"collect", "resume", "store", "metrics", "web"}
 WIRING = {
