@@ -87,13 +87,13 @@ def scan(
     rules: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Say what failed in saved logs: folders, files, .gz, .zst, .xz, .bz2 and tars of them.
+    """Say what failed in saved logs: folders, files, .gz, .zst, .xz, .bz2, tars of them, s3://, gs:// and az:// URLs.
 
     Exit code: 0 nothing failed, 1 something failed, 2 usage or input error, or something could not be read to its end.
     """
     from contextlib import nullcontext
 
-    from raywatch.archive import no_tick
+    from raywatch.archive import is_url, no_tick
     from raywatch.pieces import size_of
     from raywatch.scan import damage_of, render_scan, scan_exit_code, scan_paths
     from raywatch.spread import usable_cores
@@ -102,7 +102,7 @@ def scan(
     if sys.stderr.isatty() and not quiet:
         from raywatch.progress import Bar
 
-        bar = Bar(size_of(paths))
+        bar = Bar(None if any(map(is_url, paths)) else size_of(paths))
     with bar or nullcontext():
         result = scan_paths(
             paths,

@@ -9,12 +9,12 @@ from datetime import tzinfo
 from typing import NamedTuple, TypeVar
 
 from raywatch.archive import (
-    ArchiveError,
     Member,
     Plain,
     Tick,
     files_of,
     is_tar,
+    is_url,
     members_of,
     no_tick,
     packing_of,
@@ -86,18 +86,15 @@ def size_of(paths: Iterable[str]) -> int:
 
 def _pieces(paths: Iterable[str], span: int) -> Iterator[Piece]:
     for path in paths:
-        if not os.path.exists(path):  # noqa: PTH110 - strings all the way: there may be 200,000 of them
-            raise ArchiveError(f"{path}: No such file or directory")
-        for file in files_of(path):
-            yield from _parts(file, span)
+        for file, size in files_of(path):
+            yield from _parts(file, size, span)
 
 
-def _parts(file: str, span: int) -> Iterator[Piece]:
+def _parts(file: str, size: int, span: int) -> Iterator[Piece]:
+    if size < 2 * span or is_url(file) or packing_of(file) or is_tar(file):
+        yield Piece(file, size)
+        return
     try:
-        size = os.stat(file).st_size  # noqa: PTH116
-        if size < 2 * span or packing_of(file) or is_tar(file):
-            yield Piece(file, size)
-            return
         with Plain(file) as stream:
             if is_binary(stream.head()):
                 yield Piece(file, size)

@@ -15,7 +15,7 @@ from raywatch.core.incidents import State, correlate_all
 from raywatch.core.view import IncidentJson, incident_json, resume_words
 from raywatch.model import Fact, Finding
 from raywatch.nodes import Nodes, with_node
-from raywatch.pieces import Lines, Report, tasks_of
+from raywatch.pieces import Lines, Report
 from raywatch.pipeline import Engine, load_engine
 from raywatch.spread import Done, examine_here
 from raywatch.terminal import safe, told
@@ -63,7 +63,7 @@ def scan_paths(
     """
     zone = parse_zone(tz)
     engine = load_engine(rules)
-    with closing(examine_here(engine, tasks_of(paths), zone, tick, jobs=jobs)) as done:
+    with closing(examine_here(engine, paths, zone, tick, jobs=jobs)) as done:
         seen = _together(done)
     incidents = _correlated(engine, seen.facts, seen.findings, since, until)
     stats: dict[str, int | float] = {

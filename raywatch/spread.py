@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_bool, c_int, c_ulonglong
@@ -19,9 +19,9 @@ from itertools import chain, islice
 from multiprocessing.connection import wait as wait_for
 from typing import Any, NamedTuple
 
-from raywatch.archive import Tick, is_tar, packing_of
+from raywatch.archive import Tick, is_tar, is_url, packing_of
 from raywatch.model import RaywatchError
-from raywatch.pieces import Piece, Report, Task, examine_task
+from raywatch.pieces import Piece, Report, Task, examine_task, tasks_of
 from raywatch.pipeline import Engine
 
 WORTH = 24 << 20  # bytes from which on processes are faster
@@ -43,10 +43,16 @@ def usable_cores() -> int:
 
 
 def examine_here(
-    engine: Engine, tasks: Iterable[Task], zone: tzinfo, tick: Tick, *, jobs: int
+    engine: Engine, paths: Sequence[str], zone: tzinfo, tick: Tick, *, jobs: int
 ) -> Generator[Done]:
-    """Yield what each task says, in any order; with processes only where they are worth it. Raises ScanError."""
-    left = iter(tasks)
+    """Yield what each task says, in any order; with processes only where they are worth it.
+
+    Raises ScanError, ArchiveError.
+    """
+    left = tasks_of(paths)
+    if jobs > 1 and any(map(is_url, paths)):  # what lists them has threads: fork first
+        yield from examine_in_processes(engine, left, zone, tick, jobs=jobs)
+        return
     first: list[Task] = []
     weight = 0
     # One task more than is worth it: a single one has no use for a second process.

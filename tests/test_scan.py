@@ -178,7 +178,7 @@ def test_processes_say_the_same_as_one(many):
 def test_little_input_starts_no_process(tmp_path):
     """Whatever the number of cores."""
     (tmp_path / "a.log").write_text(QUIET)
-    with closing(examine_here(ENGINE, tasks_of([str(tmp_path)]), UTC, no_tick, jobs=8)) as done:
+    with closing(examine_here(ENGINE, [str(tmp_path)], UTC, no_tick, jobs=8)) as done:
         children = [
             Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text() for _ in done
         ]
