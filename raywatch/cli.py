@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import datetime, timezone, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,38 +12,10 @@ import click
 
 from raywatch import __version__
 from raywatch.options import JSON as _JSON
-from raywatch.options import asks_daemon, completes, reach
+from raywatch.options import Time, asks_daemon, completes, reach
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-_RELATIVE = re.compile(r"(\d+)([smhd])\Z")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-class _Time(click.ParamType[float]):
-    """RFC 3339, `2026-11-23 07:00` (UTC), or `15m`, `2h`, `3d` ago."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        text = str(value)
-        relative = _RELATIVE.match(text)
-        if relative:
-            ago = timedelta(**{_UNITS[relative[2]]: int(relative[1])})
-            return (datetime.now(timezone.utc) - ago).timestamp()
-        try:
-            at = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        except ValueError:
-            self.fail(
-                f"{text!r} is no time; give 2026-11-23T07:00:00Z, '2026-11-23 07:00' or 15m",
-                param,
-                ctx,
-            )
-        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
-
 
 _RULES = click.option(
     "--rules",
@@ -62,8 +33,8 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--since", type=_Time(), help="Only what was logged from then on.")
-@click.option("--until", type=_Time(), help="Only what was logged until then.")
+@click.option("--since", type=Time(), help="Only what was logged from then on.")
+@click.option("--until", type=Time(), help="Only what was logged until then.")
 @click.option(
     "--tz", default="UTC", show_default=True, help="Zone of times without one: Ray's own logs."
 )
@@ -72,6 +43,11 @@ def cli() -> None:
     "--jobs",
     type=click.IntRange(min=1),
     help="Processes that read.  [default: the cores that it may use]",
+)
+@click.option(
+    "--on-ray",
+    metavar="ADDRESS",
+    help="Read on a Ray cluster instead (auto, HOST:6379, ray://HOST:10001): what all its nodes can open.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @_RULES
@@ -83,6 +59,7 @@ def scan(
     *,
     tz: str,
     jobs: int | None,
+    on_ray: str | None,
     quiet: bool,
     rules: tuple[str, ...],
     as_json: bool,
@@ -111,6 +88,7 @@ def scan(
             tz=tz,
             rules=rules,
             jobs=jobs or usable_cores(),
+            on_ray=on_ray,
             tick=bar.tick if bar else no_tick,
         )
     click.echo(render_scan(result, as_json=as_json))
@@ -198,7 +176,7 @@ def _local_zone() -> tzinfo:
 @click.option(
     "--state", type=click.Choice(["open", "resolved", "all"]), default="open", show_default=True
 )
-@click.option("--since", type=_Time(), help="Only what was seen from then on.")
+@click.option("--since", type=Time(), help="Only what was seen from then on.")
 @asks_daemon
 def incidents(
     number: str,

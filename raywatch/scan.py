@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timezone, tzinfo
@@ -17,7 +17,7 @@ from raywatch.model import Fact, Finding
 from raywatch.nodes import Nodes, with_node
 from raywatch.pieces import Lines, Report
 from raywatch.pipeline import Engine, load_engine
-from raywatch.spread import Done, examine_here
+from raywatch.spread import Done, ScanError, examine_here
 from raywatch.terminal import safe, told
 
 
@@ -55,15 +55,21 @@ def scan_paths(
     tz: str = "UTC",
     rules: Sequence[str] = (),
     jobs: int = 1,
+    on_ray: str | None = None,
     tick: Tick = no_tick,
 ) -> ScanResult:
     """Read everything under `paths` and say what failed. Raises ArchiveError, ScanError, SignatureError, ValueError.
 
-    The same result for any `jobs`, the number of processes that read. `tick` is called with what was read.
+    The same result for any `jobs`, the number of processes that read, and on a Ray cluster, whose address `on_ray` is.
+    `tick` is called with what was read.
     """
     zone = parse_zone(tz)
     engine = load_engine(rules)
-    with closing(examine_here(engine, paths, zone, tick, jobs=jobs)) as done:
+    if on_ray is None:
+        examined = examine_here(engine, paths, zone, tick, jobs=jobs)
+    else:
+        examined = _on_ray()(on_ray, engine, paths, zone, tick)
+    with closing(examined) as done:
         seen = _together(done)
     incidents = _correlated(engine, seen.facts, seen.findings, since, until)
     stats: dict[str, int | float] = {
@@ -73,6 +79,14 @@ def scan_paths(
         "damaged": len(seen.damaged),
     }
     return ScanResult(incidents, stats, seen.damaged)
+
+
+def _on_ray() -> Callable[[str, Engine, Sequence[str], tzinfo, Tick], Generator[Done]]:
+    try:
+        from raywatch.onray import examine_on_ray  # noqa: PLC0415 - it imports ray, which nothing else needs
+    except ImportError as error:
+        raise ScanError(f"--on-ray needs Ray on this machine too: {error}") from error
+    return examine_on_ray
 
 
 def _together(done: Iterable[Done]) -> Report:
