@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import NamedTuple, Protocol, TypeAlias, cast
 
+from raywatch.ahead import Ahead
 from raywatch.collect.raylogs import is_binary
 from raywatch.model import RaywatchError
 from raywatch.unpack import PACKINGS, Packing, Unpacked
@@ -194,8 +195,9 @@ def members_of(file: str, tick: Tick = no_tick) -> Iterator[Member]:
     """
     try:
         if is_url(file):
-            with _objects().ObjectStream(file, tick) as stored:
-                yield from opened(file, stored, stored.head())
+            objects = _objects()
+            with Ahead(objects.ObjectStream(file, tick), objects.RANGE) as stored:
+                yield from opened(file, stored, stored.peek())
             return
         with Plain(file, tick) as raw:
             yield from opened(file, raw, raw.head(), plain=raw)
@@ -211,11 +213,15 @@ def opened(
     name = label.rpartition("/")[2]
     if depth == _DEEP:
         yield Member(label, Guarded(None, f"more than {_DEEP} archives in one another"))
-    elif is_tar(name):
-        yield from _tar(label, Unpacked(raw, packing) if packing else raw, depth)
     elif packing:
-        inner = label[: -len(_ending(name))]
-        yield from opened(inner, Unpacked(raw, packing), depth=depth + 1)
+        # One thread reads ahead, for the outermost.
+        with Ahead(Unpacked(raw, packing)) if depth == 0 else Unpacked(raw, packing) as unpacked:
+            if is_tar(name):
+                yield from _tar(label, unpacked, depth)
+            else:
+                yield from opened(label[: -len(_ending(name))], unpacked, depth=depth + 1)
+    elif is_tar(name):
+        yield from _tar(label, raw, depth)
     else:
         found = next((p for p in PACKINGS if head.startswith(p.magic)), None)
         guessed = Guarded(Unpacked(raw, found), guess=True) if found else None

@@ -1,4 +1,4 @@
-"""Object storage -> streams of bytes: s3://, gs:// and az:// through obstore, in ranges, one read ahead.
+"""Object storage -> streams of bytes: s3://, gs:// and az:// through obstore, in ranges.
 
 Endpoint and credentials come from the environment that all tools take them from (AWS_*, GOOGLE_*, AZURE_*).
 The only importer of obstore, which is an extra. It starts threads: processes are forked before it is used.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
-RANGE = 4 << 20  # bytes of one request; two are held
+RANGE = 4 << 20  # bytes of one request
 # A server that is gone is an error within a minute, not after obstore's three.
 _CLIENT = {"allow_http": True, "connect_timeout": "5s", "timeout": "60s"}
 _RETRY = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
@@ -76,64 +75,35 @@ class ObjectStream(io.RawIOBase):
     def __init__(self, url: str, tick: Callable[[str, int], None]) -> None:
         self._url, self._tick = url, tick
         self._store, _, self._key = _store(url)
-        self._ahead: ThreadPoolExecutor | None = None
-        self._next: Future[memoryview] | None = None
         try:
             result = obstore.get(self._store, self._key)
             self._size, self._tag = result.meta["size"], result.meta["e_tag"]
-            small = self._size <= RANGE
-            self._part = memoryview(result.bytes()) if small else memoryview(b"")
+            # What is small comes with the answer; of what is large no more is taken from it.
+            self._first = bytes(result.bytes()) if self._size <= RANGE else b""
         except _BROKEN as error:
             raise OSError(_said(error)) from error
-        self._asked = self._size if small else 0
-        self._tick(url, len(self._part))
-
-    def head(self) -> bytes:
-        """Return the first bytes, before any is read."""
-        if not self._part:
-            self._part = self._following()
-        return bytes(self._part[:8])
+        self._at = 0
 
     def readable(self) -> bool:
         """Yes."""
         return True
 
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override] # any buffer, says typeshed
-        """Fill a part of the buffer; 0 at the end."""
-        if not self._part:
-            self._part = self._following()
-        size = min(len(buffer), len(self._part))
-        buffer[:size], self._part = self._part[:size], self._part[size:]
-        return size
-
-    def _following(self) -> memoryview:
-        """Wait for the range that was asked for, and ask for the one behind it."""
-        if self._ahead is None:
-            self._ahead = ThreadPoolExecutor(1)
-        waiting = self._next or self._ask()
-        if waiting is None:
-            return memoryview(b"")
-        try:
-            part = waiting.result()
-        except _BROKEN as error:
-            raise OSError(_said(error)) from error
-        self._next = self._ask()
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next range, of up to `size` bytes; nothing at the end."""
+        end = self._size if size < 0 else min(self._at + size, self._size)
+        if self._first:
+            part = self._first[self._at : end]
+        elif self._at < end:
+            part = self._range(self._at, end)
+        else:
+            part = b""
+        self._at += len(part)
         self._tick(self._url, len(part))
         return part
 
-    def _ask(self) -> Future[memoryview] | None:
-        if self._asked >= self._size or self._ahead is None:
-            return None
-        begin, end = self._asked, min(self._asked + RANGE, self._size)
-        self._asked = end
-        return self._ahead.submit(self._range, begin, end)
-
-    def _range(self, begin: int, end: int) -> memoryview:
+    def _range(self, begin: int, end: int) -> bytes:
         options: obstore.GetOptions = {"range": (begin, end), "if_match": self._tag}
-        return memoryview(obstore.get(self._store, self._key, options=options).bytes())
-
-    def close(self) -> None:
-        """Give up what was asked for."""
-        if self._ahead is not None:
-            self._ahead.shutdown(cancel_futures=True)
-        super().close()
+        try:
+            return bytes(obstore.get(self._store, self._key, options=options).bytes())
+        except _BROKEN as error:
+            raise OSError(_said(error)) from error

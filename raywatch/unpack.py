@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 
 from isal import igzip_lib
 
+from raywatch.ahead import Raw
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -24,13 +26,6 @@ _XZ_MEMORY = 96 << 20
 
 class DamagedError(OSError):
     """Packed bytes that end too early, are of no such format or ask for too much memory."""
-
-
-class Raw(Protocol):
-    """Where packed bytes come from."""
-
-    def read(self, size: int, /) -> bytes | None:
-        """Return up to `size` bytes; nothing at the end."""
 
 
 class _Decompressor(Protocol):
