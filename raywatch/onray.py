@@ -25,10 +25,9 @@ from raywatch.archive import Tick, is_url
 from raywatch.core.matcher import Matcher
 from raywatch.core.signatures import Ruleset, parse_signatures
 from raywatch.model import RaywatchError
-from raywatch.pieces import Piece, Report, Task, examine_task, tasks_of
+from raywatch.pieces import Done, Piece, Report, ScanError, Task, examine_task, tasks_of
 from raywatch.pipeline import Engine, load_ruleset
 from raywatch.resources import resource_dir
-from raywatch.spread import Done, ScanError
 
 _AHEAD = 2  # tasks in flight for each CPU of the cluster
 _LOOK_S = 0.2

@@ -20,7 +20,7 @@ from raywatch.archive import (
     packing_of,
 )
 from raywatch.collect.raylogs import describe, is_binary
-from raywatch.model import Fact, Finding
+from raywatch.model import Fact, Finding, RaywatchError
 from raywatch.nodes import node_of_raylet
 from raywatch.pipeline import Engine
 from raywatch.reading import examine_stream
@@ -59,6 +59,13 @@ class Report:
     nodes: dict[str, str] = field(default_factory=dict)
     damaged: list[tuple[str, str]] = field(default_factory=list)
     lines: int | None = None
+
+
+Done = tuple[int, Task, Report]  # a task's number in their order, from 0
+
+
+class ScanError(RaywatchError):
+    """A scan that could not go on."""
 
 
 def tasks_of(paths: Iterable[str], span: int = SPAN) -> Iterator[Task]:

@@ -15,9 +15,9 @@ from raywatch.core.incidents import State, correlate_all
 from raywatch.core.view import IncidentJson, incident_json, resume_words
 from raywatch.model import Fact, Finding
 from raywatch.nodes import Nodes, with_node
-from raywatch.pieces import Lines, Report
+from raywatch.pieces import Done, Lines, Report, ScanError
 from raywatch.pipeline import Engine, load_engine
-from raywatch.spread import Done, ScanError, examine_here
+from raywatch.spread import examine_here
 from raywatch.terminal import safe, told
 
 

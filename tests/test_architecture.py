@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "pipeline": {"model", "core", "collect", "resources"},
     "reading": {"model", "core", "pipeline"},
     "pieces": {"model", "collect", "archive", "nodes", "pipeline", "reading"},
-    "spread": {"model", "archive", "pieces", "pipeline"},
+    "spread": {"archive", "pieces", "pipeline", "processes"},
+    "processes": {"archive", "pieces", "pipeline"},
 }
 SHELL_ROOMS = {"collect", "resume", "store", "metrics", "web"}
 WIRING = {

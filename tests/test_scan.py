@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from raywatch.archive import Guarded, no_tick
 from raywatch.model import Component, Source
 from raywatch.nodes import Nodes, with_node
-from raywatch.pieces import Lines, Report, examine_task, tasks_of
+from raywatch.pieces import Lines, Report, ScanError, examine_task, tasks_of
 from raywatch.pipeline import load_engine
+from raywatch.processes import examine_in_processes
 from raywatch.reading import examine_stream
 from raywatch.scan import scan_paths
-from raywatch.spread import ScanError, examine_here, examine_in_processes
+from raywatch.spread import examine_here
 from tests.daemons import until
 
 ENGINE = load_engine()
