@@ -108,6 +108,15 @@ def test_archives_in_an_archive(tmp_path):
     ]
 
 
+def test_what_is_packed_and_no_text_says_nothing(tmp_path):
+    """A core dump is full of words that look like failures."""
+    (tmp_path / "core.77.gz").write_bytes(gzip.compress(b"\x7fELF\2\1" + TEXT))
+    (tmp_path / "core.78").write_bytes(b"\x1f\x8b\x08 begins as gzip does " + TEXT)
+
+    assert read(tmp_path / "core.77.gz") == [("core.77", b"", "")]
+    assert read(tmp_path / "core.78") == [("core.78", b"", "")]
+
+
 def test_members_that_nobody_reads_are_skipped(tmp_path):
     """And the ones behind them are whole."""
     path = tmp_path / "x.tar.gz"
