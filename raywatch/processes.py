@@ -51,9 +51,8 @@ _worker: list[
 
 
 def _begin(engine: Engine, zone: tzinfo, shared: _Shared) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal sends it to all; the first process says so
+    # a terminal sends it to all; the first process says so.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with shared.started.get_lock():
         mine = shared.started.value
