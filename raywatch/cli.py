@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import datetime, timezone, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,38 +12,10 @@ import click
 
 from raywatch import __version__
 from raywatch.options import JSON as _JSON
-from raywatch.options import asks_daemon, completes, reach
+from raywatch.options import Time, asks_daemon, completes, reach
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-_RELATIVE = re.compile(r"(\d+)([smhd])\Z")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-class _Time(click.ParamType[float]):
-    """RFC 3339, `2026-11-23 07:00` (UTC), or `15m`, `2h`, `3d` ago."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        text = str(value)
-        relative = _RELATIVE.match(text)
-        if relative:
-            ago = timedelta(**{_UNITS[relative[2]]: int(relative[1])})
-            return (datetime.now(timezone.utc) - ago).timestamp()
-        try:
-            at = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        except ValueError:
-            self.fail(
-                f"{text!r} is no time; give 2026-11-23T07:00:00Z, '2026-11-23 07:00' or 15m",
-                param,
-                ctx,
-            )
-        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
-
 
 _RULES = click.option(
     "--rules",
@@ -62,11 +33,23 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--since", type=_Time(), help="Only what was logged from then on.")
-@click.option("--until", type=_Time(), help="Only what was logged until then.")
+@click.option("--since", type=Time(), help="Only what was logged from then on.")
+@click.option("--until", type=Time(), help="Only what was logged until then.")
 @click.option(
     "--tz", default="UTC", show_default=True, help="Zone of times without one: Ray's own logs."
 )
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Processes that read.  [default: the cores that it may use]",
+)
+@click.option(
+    "--on-ray",
+    metavar="ADDRESS",
+    help="Read on a Ray cluster instead (auto, HOST:6379, ray://HOST:10001): what all its nodes can open.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @_RULES
 @_JSON
 def scan(
@@ -75,29 +58,42 @@ def scan(
     until: float | None,
     *,
     tz: str,
+    jobs: int | None,
+    on_ray: str | None,
+    quiet: bool,
     rules: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Say what failed in saved logs: folders, files, .gz, .xz, .bz2 and tars of them.
+    """Say what failed in saved logs: folders, files, .gz, .zst, .xz, .bz2, tars of them, s3://, gs:// and az:// URLs.
 
-    Exit code: 0 nothing failed, 1 something failed, 2 usage or input error.
+    Exit code: 0 nothing failed, 1 something failed, 2 usage or input error, or something could not be read to its end.
     """
-    from raywatch.scan import render_scan, scan_exit_code, scan_paths, show_progress
+    from contextlib import nullcontext
 
-    shows = sys.stderr.isatty() and not as_json
-    try:
+    from raywatch.archive import is_url, no_tick
+    from raywatch.pieces import size_of
+    from raywatch.scan import damage_of, render_scan, scan_exit_code, scan_paths
+    from raywatch.spread import usable_cores
+
+    bar = None
+    if sys.stderr.isatty() and not quiet:
+        from raywatch.progress import Bar
+
+        bar = Bar(None if any(map(is_url, paths)) else size_of(paths))
+    with bar or nullcontext():
         result = scan_paths(
             paths,
             since=since,
             until=until,
             tz=tz,
             rules=rules,
-            progress=show_progress if shows else None,
+            jobs=jobs or usable_cores(),
+            on_ray=on_ray,
+            tick=bar.tick if bar else no_tick,
         )
-    finally:
-        if shows:
-            click.echo("\r\x1b[K", nl=False, err=True)
     click.echo(render_scan(result, as_json=as_json))
+    for line in damage_of(result):
+        click.echo(f"raywatch: {line}", err=True)
     return scan_exit_code(result)
 
 
@@ -180,7 +176,7 @@ def _local_zone() -> tzinfo:
 @click.option(
     "--state", type=click.Choice(["open", "resolved", "all"]), default="open", show_default=True
 )
-@click.option("--since", type=_Time(), help="Only what was seen from then on.")
+@click.option("--since", type=Time(), help="Only what was seen from then on.")
 @asks_daemon
 def incidents(
     number: str,

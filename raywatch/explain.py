@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timezone
 from typing import TypedDict
 
-from raywatch.archive import BLOCK, Blocks, members
+from raywatch.archive import ArchiveError, Guarded, Member, members
 from raywatch.core.view import resume_words
 from raywatch.model import FailureClass, Finding, Source
 from raywatch.pipeline import Engine, load_engine
@@ -49,20 +49,23 @@ class Explanation:
 def explain_files(files: Sequence[str], *, rules: Sequence[str] = ()) -> list[Explanation]:
     """Explain each file, `-` for standard input. Raises ArchiveError, SignatureError."""
     engine = load_engine(rules)
-    return [_explain(engine, label, blocks) for label, blocks in _texts(files)]
+    return [_explain(engine, text) for text in _texts(files)]
 
 
-def _texts(files: Sequence[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
+def _texts(files: Sequence[str]) -> Iterator[Member]:
     for name in files:
         if name == "-":
-            yield "-", iter(lambda: sys.stdin.buffer.read(BLOCK), b"")
+            yield Member("-", Guarded(io.FileIO(0, closefd=False)))
         else:
             yield from members(name)
 
 
-def _explain(engine: Engine, label: str, blocks: Iterator[bytes]) -> Explanation:
+def _explain(engine: Engine, text: Member) -> Explanation:
+    label = text.path
     source = Source(path=label, component="unknown")
-    seen = examine_stream(engine, source, Blocks(blocks), timezone.utc)
+    seen = examine_stream(engine, source, text.stream, timezone.utc)
+    if text.stream.why:
+        raise ArchiveError(f"{label}: {text.stream.why}")
     classes = engine.ruleset.classes
 
     def rank(finding: Finding) -> tuple[int, int, float, int]:

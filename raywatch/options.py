@@ -1,8 +1,10 @@
-"""What the verbs that ask a daemon have in common: how it is reached, and completion from what it knows."""
+"""What verbs have in common: times, how a daemon is reached, and completion from what it knows."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +19,33 @@ URL = "http://127.0.0.1:9265"
 TOKEN = "~/.local/state/raywatch/token"  # noqa: S105 - where it is, beside the default store
 JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
 _F = TypeVar("_F", bound=Callable[..., object])
+_RELATIVE = re.compile(r"(\d+)([smhd])\Z")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Time(click.ParamType[float]):
+    """RFC 3339, `2026-11-23 07:00` (UTC), or `15m`, `2h`, `3d` ago."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return unix seconds."""
+        text = str(value)
+        relative = _RELATIVE.match(text)
+        if relative:
+            ago = timedelta(**{_UNITS[relative[2]]: int(relative[1])})
+            return (datetime.now(timezone.utc) - ago).timestamp()
+        try:
+            at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        except ValueError:
+            self.fail(
+                f"{text!r} is no time; give 2026-11-23T07:00:00Z, '2026-11-23 07:00' or 15m",
+                param,
+                ctx,
+            )
+        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def asks_daemon(verb: _F) -> _F:

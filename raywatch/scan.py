@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from datetime import timezone, tzinfo
-from itertools import chain
 from typing import TypedDict
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from raywatch.archive import Blocks, Member, members
-from raywatch.collect.raylogs import describe, node_id_in
+from raywatch.archive import Tick, no_tick
+from raywatch.core.crowds import Crowds
 from raywatch.core.incidents import State, correlate_all
 from raywatch.core.view import IncidentJson, incident_json, resume_words
-from raywatch.model import Fact, Finding, Source
+from raywatch.model import Fact, Finding
+from raywatch.nodes import Nodes, with_node
+from raywatch.pieces import Done, Lines, Report, ScanError
 from raywatch.pipeline import Engine, load_engine
-from raywatch.reading import examine_stream
+from raywatch.spread import examine_here
 from raywatch.terminal import safe, told
-
-# Of another raylet's session, or of one that was rotated: both name their node in their first lines.
-_RAYLET = re.compile(r"raylet(?:\.\d+)?\.out(?:\.\d+)?$")
-_SUBFOLDERS = frozenset(["train", "events", "serve", "ray-data", "jobs", "old", "export_events"])
-# The corpus' and people's own notes beside logs.
-_SKIP = frozenset(["commands.log"])
 
 
 class ScanJson(TypedDict):
@@ -37,10 +31,11 @@ class ScanJson(TypedDict):
 
 @dataclass(slots=True)
 class ScanResult:
-    """What a scan found."""
+    """What a scan found. `damaged`: (path, why) of what could not be read, or not to its end."""
 
     incidents: list[IncidentJson]
     stats: dict[str, int | float] = field(default_factory=dict)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
 
 
 def parse_zone(name: str) -> tzinfo:
@@ -60,72 +55,60 @@ def scan_paths(
     until: float | None = None,
     tz: str = "UTC",
     rules: Sequence[str] = (),
-    progress: Callable[[str, int], None] | None = None,
+    jobs: int = 1,
+    on_ray: str | None = None,
+    tick: Tick = no_tick,
 ) -> ScanResult:
-    """Read everything under `paths` and say what failed. Raises ArchiveError, SignatureError, ValueError."""
-    engine = load_engine(rules)
+    """Read everything under `paths` and say what failed. Raises ArchiveError, ScanError, SignatureError, ValueError.
+
+    The same result for any `jobs`, the number of processes that read, and on a Ray cluster, whose address `on_ray` is.
+    `tick` is called with what was read.
+    """
     zone = parse_zone(tz)
-    nodes = _nodes(paths)
-    findings: list[Finding] = []
-    facts: list[Fact] = []
-    files = size = 0
-    for member in chain.from_iterable(map(members, paths)):
-        source = _source(member.path, nodes)
-        if source is None:
-            continue
-        counter = _Counter()
-        seen = examine_stream(engine, source, Blocks(counter.of(member.blocks)), zone)
-        findings += seen.findings
-        facts += seen.facts
-        files, size = files + 1, size + counter.size
-        if progress:
-            progress(member.path, size)
-    incidents = _correlated(engine, facts, findings, since, until)
+    engine = load_engine(rules)
+    if on_ray is None:
+        examined = examine_here(engine, paths, zone, tick, jobs=jobs)
+    else:
+        examined = _on_ray()(on_ray, engine, paths, zone, tick)
+    with closing(examined) as done:
+        seen = _together(done)
+    incidents = _correlated(engine, seen.facts, seen.findings, since, until)
     stats: dict[str, int | float] = {
-        "files": files,
-        "bytes": size,
-        "findings": sum(f.count for f in findings),
+        "files": seen.files,
+        "bytes": seen.size,
+        "findings": sum(f.count for f in seen.findings),
+        "damaged": len(seen.damaged),
     }
-    return ScanResult(incidents, stats)
+    return ScanResult(incidents, stats, seen.damaged)
 
 
-@dataclass(slots=True)
-class _Counter:
-    size: int = 0
-
-    def of(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        for block in blocks:
-            self.size += len(block)
-            yield block
+def _on_ray() -> Callable[[str, Engine, Sequence[str], tzinfo, Tick], Generator[Done]]:
+    try:
+        from raywatch.onray import examine_on_ray  # noqa: PLC0415 - it imports ray, which nothing else needs
+    except ImportError as error:
+        raise ScanError(f"--on-ray needs Ray on this machine too: {error}") from error
+    return examine_on_ray
 
 
-def _nodes(paths: Sequence[str]) -> dict[str, set[str]]:
-    """Find which node wrote which folder: its raylet says so in its first lines."""
-    found: dict[str, set[str]] = {}
-    for member in chain.from_iterable(map(members, paths)):
-        folder, _, name = member.path.rpartition("/")
-        if _RAYLET.match(name):
-            node = node_id_in(_head(member))
-            if node:
-                found.setdefault(folder, set()).add(node)
-                found[member.path] = {node}
-    return found
-
-
-def _head(member: Member) -> bytes:
-    return next(member.blocks, b"")[: 1 << 16]
-
-
-def _source(path: str, nodes: dict[str, set[str]]) -> Source | None:
-    folder, _, name = path.rpartition("/")
-    if folder.rpartition("/")[2] in _SUBFOLDERS:
-        folder = folder.rpartition("/")[0]
-    source = describe(path) if name not in _SKIP else None
-    known = nodes.get(path) or nodes.get(folder) or set()
-    if source is None:
-        return None
-    # Several raylets of one host share a folder: then only a record's own words name its node.
-    return replace(source, node=next(iter(known)) if len(known) == 1 else "")
+def _together(done: Iterable[Done]) -> Report:
+    """Put what tasks said together in the tasks' order, whichever was done first."""
+    every = Report()
+    lines, nodes = Lines(), Nodes()
+    for _, task, report in sorted(done, key=lambda d: d[0]):
+        whole = lines.of(task, report)
+        every.files += whole.files
+        every.size += whole.size
+        every.findings += whole.findings
+        every.facts += whole.facts
+        every.damaged += whole.damaged
+        nodes.learn(whole.nodes)
+    crowds = Crowds()
+    told_apart = crowds.take(every.findings)
+    every.findings = [
+        with_node(f, nodes.of(f.evidence.file)) for f in (*told_apart, *crowds.rest())
+    ]
+    every.facts = [with_node(f, nodes.of(f.evidence.file)) for f in every.facts]
+    return every
 
 
 def _correlated(
@@ -147,8 +130,16 @@ def _correlated(
 
 
 def scan_exit_code(result: ScanResult) -> int:
-    """Return 0 where nothing failed (warnings included), else 1."""
-    return int(any(i["role"] in ("root", "symptom") for i in result.incidents))
+    """Return 2 where something could not be read, else 1 where something failed (warnings are none), else 0."""
+    failed = any(i["role"] in ("root", "symptom") for i in result.incidents)
+    return 2 if result.damaged else int(failed)
+
+
+def damage_of(result: ScanResult) -> list[str]:
+    """Say what could not be read, a line a file."""
+    return [
+        f"{safe(path)}: {safe(why)}; what came before it counts" for path, why in result.damaged
+    ]
 
 
 def render_scan(result: ScanResult, *, as_json: bool) -> str:
@@ -180,9 +171,3 @@ def _render_incident(incident: IncidentJson) -> str:
         rows.append(f"  hurts: {', '.join(safe(r) for r in incident['runs'])}")
     rows.append(f"  resume: {resume_words(incident['resume'])}")
     return "\n".join(rows)
-
-
-def show_progress(path: str, size: int) -> None:
-    """Write one line of progress over the last one, on a terminal's standard error."""
-    sys.stderr.write(f"\r\x1b[K{size / 1e6:9.1f} MB  {safe(path[-60:])}")
-    sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import subprocess
@@ -9,6 +10,11 @@ import sys
 import tarfile
 
 import pytest
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 CRASH = (
     "[2026-11-23 07:09:03,578 W 10 10] (gcs_server) gcs_health_check_manager.cc:209: Health check failed for node "
@@ -95,44 +101,57 @@ def test_bad_input_is_one_clear_error(argv):
     assert err.strip()
 
 
-def test_a_broken_archive_is_an_error_and_not_an_empty_result(tmp_path):
-    """A cut .gz and a .tar.gz that is none."""
-    (tmp_path / "a.log.gz").write_bytes(gzip.compress(CRASH.encode())[:40])
+def test_a_broken_archive_is_an_error_and_what_could_be_read_counts(tmp_path):
+    """A cut .gz, a .tar.gz that is none, and a tar that was cut behind its first file; in a folder the rest is read."""
+    long = CRASH + "".join(f"step {n} {n * 7919 % 1009}\n" for n in range(200_000))
+    (tmp_path / "gcs_server.out.gz").write_bytes(gzip.compress(long.encode())[:100_000])
     (tmp_path / "b.tar.gz").write_bytes(b"no archive")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "gcs_server.out").write_text(CRASH)
+    with tarfile.open(tmp_path / "d.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "c" / "gcs_server.out", "a/gcs_server.out")
+        tar.add(tmp_path / "gcs_server.out.gz", "a/gcs_server.out.1.gz")
+    whole = (tmp_path / "d.tar.gz").read_bytes()
+    (tmp_path / "d.tar.gz").write_bytes(whole[: len(whole) - 20_000])
 
-    for name in ("a.log.gz", "b.tar.gz"):
-        code, _, err = raywatch("scan", str(tmp_path / name))
-        assert (code, "Traceback" in err) == (2, False)
+    for name, found in (("gcs_server.out.gz", 1), ("b.tar.gz", 0), ("d.tar.gz", 1), ("", 1)):
+        code, out, err = raywatch("scan", "--json", str(tmp_path / name))
+        assert (code, "Traceback" in err, "; what came before it counts" in err) == (2, False, True)
+        assert len(json.loads(out)["incidents"]) == found
+        assert json.loads(out)["stats"]["damaged"] == err.count("\n") > 0
+
+
+def zst(text: bytes) -> bytes:
+    """Packed as `zstd` does."""
+    return bytes(zstd.compress(text))
 
 
 @pytest.mark.parametrize(
     ("name", "pack"),
-    [("a.out.gz", gzip.compress), ("a.xz", lzma.compress), ("a.bz2", bz2.compress)],
+    [
+        ("gcs_server.out.gz", gzip.compress),
+        ("gcs_server.out.xz", lzma.compress),
+        ("gcs_server.out.bz2", bz2.compress),
+        ("gcs_server.out.zst", zst),
+        ("gcs_server.out.zstd", zst),
+        ("gcs_server.out", zst),  # only its first bytes say so
+    ],
 )
 def test_what_is_packed_says_the_same(tmp_path, name, pack):
-    """Alone and in a tar of the kind."""
+    """Alone, in a tar, and in a tar of the kind."""
     (tmp_path / name).write_bytes(pack(CRASH.encode()))
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        tar.add(tmp_path / name, f"logs/{name}")
     kind = name.rpartition(".")[2]
-    (tmp_path / "gcs_server.out").write_text(CRASH)
-    with tarfile.open(tmp_path / f"logs.tar.{kind}", f"w:{kind}") as tar:  # type: ignore[call-overload] # a name in three
-        tar.add(tmp_path / "gcs_server.out", "logs/gcs_server.out")
+    (tmp_path / "logs.tar").write_bytes(plain.getvalue())
+    (tmp_path / f"logs.tar.{kind.replace('out', 'zst')}").write_bytes(pack(plain.getvalue()))
 
     assert raywatch("explain", str(tmp_path / name))[0] == 1
-    assert raywatch("scan", str(tmp_path / f"logs.tar.{kind}"))[0] == 1
-
-
-ZSTD = b"\x28\xb5\x2f\xfd\x24\x00" + CRASH.encode()  # what does not shrink is kept as it is
-
-
-@pytest.mark.parametrize("name", ["gcs_server.out.zst", "logs.tar.zst", "gcs_server.out"])
-def test_zstd_is_refused_with_one_line(tmp_path, name):
-    """Alone and in a folder, by its name or by its first bytes: never an empty or a wrong answer."""
-    (tmp_path / name).write_bytes(ZSTD)
-
-    for path in (tmp_path / name, tmp_path):
-        code, out, err = raywatch("scan", str(path))
-        assert (code, out) == (2, "")
-        assert err == f"raywatch: {tmp_path / name}: zstd is not read; unpack it first: zstd -d\n"
+    for path in (name, "logs.tar", f"logs.tar.{kind.replace('out', 'zst')}"):
+        code, out, err = raywatch("scan", "--json", str(tmp_path / path))
+        assert (code, err) == (1, "")
+        assert [i["class"] for i in json.loads(out)["incidents"]] == ["raylet_crash"]
 
 
 @pytest.mark.parametrize("head", [b"\x7fELF\2\1", b"abc\0\0", b"PK\x03\x04", b"\x1f\x8b\x08"])

@@ -1,6 +1,7 @@
 """A page for every class that a signature can name: its parts, its links, and the line that it quotes."""
 
 import importlib.util
+import io
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ import click
 import pytest
 import yaml
 
+from raywatch.archive import Guarded, Member
 from raywatch.cli import cli
 from raywatch.explain import _explain
 from raywatch.pipeline import load_engine
@@ -52,7 +54,7 @@ def quoted(page: str) -> str:
 
 def said(text: str) -> str:
     """What the engine says of a pasted text: the class that explains it best."""
-    best = _explain(ENGINE, "-", iter([text.encode() + b"\n"])).best
+    best = _explain(ENGINE, Member("-", Guarded(io.BytesIO(text.encode() + b"\n")))).best
     return best.class_id if best else "none"
 
 

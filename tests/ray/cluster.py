@@ -136,6 +136,7 @@ class Cluster:
     environ: Mapping[str, str]
     nodes: list[Node] = field(default_factory=list)
     ray: str = _RAY
+    client: str = ""  # the address of Ray's client server
 
     @property
     def head(self) -> Node:
@@ -261,6 +262,7 @@ def start_head(
         f"http://127.0.0.1:{dashboard}",
         {**inherited, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **marks, **(environ or {})},
         ray=ray,
+        client=f"ray://127.0.0.1:{client}",
     )
     argv = [
         *("--head", f"--port={port}", f"--temp-dir={temp_dir}"),
