@@ -105,13 +105,17 @@ def examine(
     return _examined(engine, chunk, records, last_at, early=early)
 
 
-def counted(engine: Engine, repeats: Repeats, tz: tzinfo) -> list[Finding]:
-    """Return the findings that stand for what was counted since the last call."""
-    return [
-        replace(finding, count=count)
-        for line, count in repeats.drain()
-        for finding in examine(engine, line.alone(), tz, line.last_at).findings
-    ]
+def counted(
+    engine: Engine, repeats: Repeats, tz: tzinfo
+) -> tuple[tuple[Finding, ...], tuple[Fact, ...]]:
+    """Return the findings that stand for what was counted since the last call, and the newest facts of it."""
+    findings: list[Finding] = []
+    facts: list[Fact] = []
+    for line, count in repeats.drain():
+        seen = examine(engine, line.alone(), tz, line.last_at)
+        findings += (replace(finding, count=count) for finding in seen.findings)
+        facts += seen.facts
+    return tuple(findings), tuple(facts)
 
 
 def _examined(

@@ -96,7 +96,9 @@ class _Reader:
                 self._take(cut, final=ended)
             if ended:
                 break
-        self._findings += self._crowds.take(counted(self._engine, self._repeats, self._tz))
+        findings, facts = counted(self._engine, self._repeats, self._tz)
+        self._findings += self._crowds.take(findings)
+        self._facts += facts
         self._findings += self._crowds.rest()
         return Read(tuple(self._findings), tuple(self._facts), self._size)
 

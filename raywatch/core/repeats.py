@@ -122,7 +122,7 @@ class _Shape:
     kind: bytes
     own: bool  # a line of one process, which ends the record above
     opens: bool  # dated, or an object
-    fact: bool
+    fact: bool  # and nothing but facts
     unless: bool
     known: dict[object, _Repeat] = field(default_factory=dict)
     numbers: dict[bytes, _Repeat] = field(default_factory=dict)  # the same by the digits alone
@@ -249,7 +249,7 @@ class Repeats:
             kind,
             own=kind in _OWN,
             opens=kind in (_DATED, _OBJECT),
-            fact=any(r.fact for r in group.rules),
+            fact=all(r.fact for r in group.rules),
             unless=any(r.unless for r in group.rules),
         )
         (group.crowds if crowd else group.shapes)[sort if crowd else residue] = shape
