@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from raywatch.archive import Tick, no_tick
 from raywatch.core.crowds import Crowds
-from raywatch.core.incidents import State, correlate_all
+from raywatch.core.incidents import correlated
 from raywatch.core.view import IncidentJson, incident_json, resume_words
 from raywatch.model import Fact, Finding
 from raywatch.nodes import Nodes, with_node
@@ -123,9 +123,7 @@ def _correlated(
 
     kept = [f for f in findings if not f.dated or inside(f.at)]
     bounded = since is not None or until is not None
-    state, _ = correlate_all(
-        State(), facts, kept, engine.ruleset.classes, undated_may_open=not bounded
-    )
+    state = correlated(facts, kept, engine.ruleset.classes, undated_may_open=not bounded)
     return [incident_json(i, engine.ruleset.classes) for i in state.incidents]
 
 

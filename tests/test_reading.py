@@ -71,6 +71,7 @@ def test_blocks_and_pieces_change_nothing(monkeypatch, name, data, sizes, draw):
     block = draw.draw(st.integers(4000, 6000))
     monkeypatch.setattr(reading, "BLOCK", block)
     monkeypatch.setattr(crowds, "LIMIT", 1_000_000)
+    monkeypatch.setattr(crowds, "LIMIT_UNDATED", 1_000_000)
     source, text = source_of(name), data * 3
     seen = examine_stream(ENGINE, source, Trickle(text, sizes), UTC)
 

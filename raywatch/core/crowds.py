@@ -13,6 +13,7 @@ from dataclasses import replace
 from raywatch.model import Finding
 
 LIMIT = 64
+LIMIT_UNDATED = 16  # of one file: what has no time tells less apart
 MINUTE_S = 60.0
 MAX_KEYS = 10_000  # minutes and files that are remembered
 
@@ -31,7 +32,7 @@ class Crowds:
             when = finding.at // MINUTE_S if finding.dated else finding.evidence.file
             key = (finding.class_id, finding.evidence.component, when)
             taken = self._taken.get(key, 0)
-            if taken < LIMIT:
+            if taken < (LIMIT if finding.dated else LIMIT_UNDATED):
                 self._taken[key] = taken + 1
                 kept.append(finding)
                 continue

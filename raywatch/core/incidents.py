@@ -7,7 +7,8 @@ then breadth of scope; between equals the earlier wins.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from raywatch.core.bounds import Memory, bounded_memory
@@ -367,6 +368,34 @@ def correlate_all(
     undated_may_open: bool = True,
 ) -> tuple[State, tuple[Change, ...]]:
     """Put facts and findings in, in the order of their times; what has no time comes last."""
+    changes: list[Change] = []
+    last = state
+    for after, new in _steps(state, facts, findings, classes, undated_may_open=undated_may_open):
+        last = after
+        changes += new
+    return last, tuple(changes)
+
+
+def correlated(
+    facts: Iterable[Fact],
+    findings: Iterable[Finding],
+    classes: Mapping[str, FailureClass],
+    *,
+    undated_may_open: bool = True,
+) -> State:
+    """Return the end of the same, from nothing: each change holds an incident as it was, which for archives is a lot."""
+    steps = _steps(State(), facts, findings, classes, undated_may_open=undated_may_open)
+    return deque(steps, maxlen=1)[0][0]
+
+
+def _steps(
+    state: State,
+    facts: Iterable[Fact],
+    findings: Iterable[Finding],
+    classes: Mapping[str, FailureClass],
+    *,
+    undated_may_open: bool,
+) -> Iterator[tuple[State, tuple[Change, ...]]]:
     findings = tuple(findings)
     facts = tuple(facts)
     known: tuple[Fact | Finding, ...] = (*facts, *findings)
@@ -374,14 +403,14 @@ def correlate_all(
     for entities in dict.fromkeys(item.entities for item in known):
         state = _linked(state, entities)
     dated: list[Fact | Finding] = [*facts, *(f for f in findings if f.dated)]
-    changes: list[Change] = []
+    yield state, ()
     for item in sorted(dated, key=lambda i: i.at):
         if isinstance(item, Fact):
             state = note(state, item)
+            yield state, ()
         else:
             state, new = correlate(state, item, classes)
-            changes += new
+            yield state, new
     for finding in (f for f in findings if not f.dated):
         state, new = correlate(state, finding, classes, may_open=undated_may_open)
-        changes += new
-    return state, tuple(changes)
+        yield state, new
