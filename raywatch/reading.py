@@ -1,4 +1,7 @@
-"""A stream of a whole file -> what it says: what scan and explain share."""
+"""A stream of a whole file -> what it says: what scan and explain share.
+
+An adapter over blocks with the interface that is to come; a part of a file costs as much as all before it.
+"""
 
 from __future__ import annotations
 
