@@ -45,13 +45,12 @@ class _Worker(NamedTuple):
     tick: Tick
 
 
-_worker: list[
-    _Worker
-] = []  # of this process: an executor gives its tasks no other place to find it
+# Of this process: an executor gives its tasks no other place to find it.
+_worker: list[_Worker] = []
 
 
 def _begin(engine: Engine, zone: tzinfo, shared: _Shared) -> None:
-    # a terminal sends it to all; the first process says so.
+    # A terminal sends it to all; the first process says so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with shared.started.get_lock():
@@ -94,9 +93,8 @@ def examine_in_processes(
     numbered = enumerate(tasks)
     told = 0
     try:
-        pool.submit(
-            os.getpid
-        )  # all are forked with the first task: before a listing starts threads
+        # All are forked with the first task: before a listing starts threads.
+        pool.submit(os.getpid)
         while True:
             for number, task in islice(numbered, jobs * _AHEAD - len(flying)):
                 flying[pool.submit(_examine, task)] = number, task
