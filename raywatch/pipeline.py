@@ -12,9 +12,10 @@ from raywatch.core.matcher import Matcher
 from raywatch.core.records import MAX_RECORD, join
 from raywatch.core.signatures import Ruleset, parse_signatures
 from raywatch.core.taxonomy import parse_taxonomy
-from raywatch.model import Chunk, Fact, FileId, Finding, Record, Source
+from raywatch.model import HIT_BITS, Chunk, Fact, FileId, Finding, Hit, Record, Source
 from raywatch.resources import resource_dir
 
+_MASK = (1 << HIT_BITS) - 1
 AHEAD_S = 60.0  # a line may be dated so much after it was read: clocks are set
 
 
@@ -68,9 +69,12 @@ def examine(
 
     `early`: what such a record says already is reported at once where more cannot change it, and once.
     """
-    hits = engine.matcher.scan(chunk.data)
-    if not hits:
+    packed = engine.matcher.packed(chunk.data) if chunk.hits is None else chunk.hits
+    if not packed:
         return Examined((), (), chunk.end)
+    hits = [
+        Hit(p & _MASK, chunk.data.rfind(b"\n", 0, p >> HIT_BITS) + 1, p >> HIT_BITS) for p in packed
+    ]
     findings: list[Finding] = []
     facts: list[Fact] = []
     upto, told = chunk.end, 0
