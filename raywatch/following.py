@@ -62,9 +62,8 @@ class Following:
 
     def sweep(self, now: float) -> None:
         """Look for a newer session, and go on to look at every file."""
-        self._node = None
+        self._node = self._node or None  # a raylet writes it a moment after its log is there
         self._look(now)
-        self._judge(now)
         self.tailer.begin_sweep(doubting=self._is_calm() and not self._hurried)
 
     def read(self, now: float, hints: Hints, match: Match) -> list[Chunk]:
@@ -82,6 +81,7 @@ class Following:
             now, dirty=hints.moved, written=hints.written, match=match, look=look
         )
         self._hurried = self._hurried and self.tailer.is_sweeping()
+        self._judge(now)
         return chunks
 
     def is_history_read(self) -> bool:
@@ -117,7 +117,7 @@ class Following:
             self._waits = True
         if session is not None and session != self.session:
             log.info("following session path=%s", session)
-            self.session = session
+            self.session, self._node = session, None
             self.tailer.set_roots([session / "logs"])
             self._retry_s = RETRY_S[0]
             self._watch(now)
@@ -138,7 +138,10 @@ class Following:
         self._hurry()
 
     def _judge(self, now: float) -> None:
-        """Take note of growth that no event told, and trust again after a while."""
+        """Take note of growth that no event told, and trust again after a while.
+
+        All events up to now were heard: however long the last turn took, none is under way for so long.
+        """
         untold = self.tailer.untold or {}
         path = next((p for p, at in untold.items() if now - at > UNTOLD_S), None)
         if path is not None and self._is_calm():
@@ -151,15 +154,16 @@ class Following:
     def _describe(self, path: str) -> Source | None:
         if self.session is None:
             return None
-        source = describe(label(path), session=self.session.name)
+        logs = self.session / "logs"
+        if self._node is None:  # it reads the heads of raylets' logs
+            self._node = node_of_session(logs / "-", logs)
+        source = describe(label(path), node=self._node, session=self.session.name)
         if source is None or (source.component == "unknown" and not holds_text(Path(path))):
             return None
-        logs = self.session / "logs"
         if source.component == "raylet":
+            self._node = None  # there may be one more now
             return replace(source, node=node_of_session(Path(path), logs))
-        if self._node is None:  # once a sweep: it reads the head of every raylet's log
-            self._node = node_of_session(logs / "-", logs)
-        return replace(source, node=self._node)  # '' where several raylets share it
+        return source  # its node is '' where several raylets share the folder
 
 
 def label(path: str) -> str:

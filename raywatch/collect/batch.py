@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from raywatch.model import HIT_BITS
 
@@ -18,15 +18,9 @@ Match = Callable[["bytes | bytearray | memoryview"], Sequence[int]]
 Owner = TypeVar("Owner")
 
 
-class Piece(NamedTuple, Generic[Owner]):
-    """Whole lines of one file: buffer[first:whole], the anchor before them; the file was read up to `last`."""
-
-    owner: Owner
-    start: int
-    first: int
-    whole: int
-    last: int
-    at_end: bool
+# Whose it is; where its anchor begins in the buffer, its first line, what follows its last whole line, and what was read
+# behind that; whether this was all. A plain tuple: it is made ten thousand times a second.
+Piece: TypeAlias = "tuple[Owner, int, int, int, int, bool]"
 
 
 class Batch(Generic[Owner]):
@@ -42,27 +36,23 @@ class Batch(Generic[Owner]):
         """Say whether a piece of so many bytes fits."""
         return self.used + size <= len(self.data)
 
-    def read(self, fd: int, at: int, anchor: bytes, limit: int) -> int:
-        """Read at most `limit` bytes behind the anchor at offset `at`; return how many, -1 where it is not there.
+    def take(self, owner: Owner, fd: int, at: int, anchor: bytes, limit: int) -> tuple[int, int]:
+        """Read at most `limit` bytes behind the anchor, whose file is at offset `at`, and keep the whole lines.
 
+        Return how many bytes were read and how many are whole lines; (-1, 0) where the anchor is not there any more.
         Raises OSError.
         """
-        start, size = self.used, len(anchor)
-        got = os.preadv(fd, [self._view[start : start + size + limit]], at - size)
-        if got < size or not self.data.startswith(anchor, start):
-            return -1
-        return got - size
-
-    def whole(self, anchor: bytes, got: int) -> int:
-        """Return how many of the bytes that were just read are whole lines."""
-        first = self.used + len(anchor)
-        return max(0, self.data.rfind(b"\n", first, first + got) + 1 - first)
-
-    def keep(self, owner: Owner, anchor: bytes, got: int, whole: int, *, at_end: bool) -> None:
-        """Keep the whole lines that were just read; the next piece follows their last newline."""
-        start, first = self.used, self.used + len(anchor)
-        self.used = first + whole
-        self._pieces.append(Piece(owner, start, first, self.used, first + got, at_end))
+        start, size, data = self.used, len(anchor), self.data
+        first = start + size
+        end = start + os.preadv(fd, (self._view[start : first + limit],), at - size)
+        if end < first or not data.startswith(anchor, start):
+            return -1, 0
+        whole = data.rfind(b"\n", first, end) + 1
+        if not whole:
+            return end - first, 0
+        self._pieces.append((owner, start, first, whole, end, end < first + limit))
+        self.used = whole
+        return end - first, whole - first
 
     def copy(self, start: int, end: int) -> bytes:
         """Return bytes of the buffer, which stay when it is used again."""
@@ -75,10 +65,13 @@ class Batch(Generic[Owner]):
         self.used = 0
         at, total = 0, len(hits)
         for piece in pieces:
-            base, end = piece.first << HIT_BITS, piece.whole << HIT_BITS
+            if at == total:
+                yield piece, []
+                continue
+            base, end = piece[2] << HIT_BITS, piece[3] << HIT_BITS
             while at < total and hits[at] < base:  # in the anchor: it was told before
                 at += 1
             begin = at
             while at < total and hits[at] < end:
                 at += 1
-            yield piece, [h - base for h in hits[begin:at]] if at > begin else []
+            yield piece, [h - base for h in hits[begin:at]]

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from raywatch.model import FileId
 
-# turn of the sweep, flags, length of the anchor, folder, offset, line, told, time of change; then anchor and name
-_HEAD = struct.Struct("<BBBIQQQq")
-_UNMET, _MISSED, _SKIPPING = 1, 2, 4
+# turn of the sweep, flags, length of the anchor, folder, time of change, offset, line, told; then anchor and name
+_HEAD, _WIDE = struct.Struct("<BBBIqII"), struct.Struct("<BBBIqQQQ")
+_UNMET, _MISSED, _SKIPPING, _IS_WIDE = 1, 2, 4, 8
+_NARROW = 1 << 32
 TURNS = 256
 _MAX_INO = (1 << 64) - 1
 
@@ -78,16 +79,12 @@ class Resting:
             self._folders.append(folder)
         flags |= _SKIPPING * cursor.skipping
         self._unmet += flags & _UNMET
-        head = _HEAD.pack(
-            turn,
-            flags,
-            len(cursor.anchor),
-            number,
-            cursor.offset,
-            cursor.line,
-            cursor.told,
-            changed_ns,
-        )
+        length, offset, line, told = len(cursor.anchor), cursor.offset, cursor.line, cursor.told
+        if told or offset >= _NARROW or line >= _NARROW:
+            flags |= _IS_WIDE
+            head = _WIDE.pack(turn, flags, length, number, changed_ns, offset, line, told)
+        else:
+            head = _HEAD.pack(turn, flags, length, number, changed_ns, offset, line)
         self._rows[key] = head + cursor.anchor + os.fsencode(name)
 
     def keeps(self, key: int, path: str, size: int, changed_ns: int, turn: int) -> bool:
@@ -95,11 +92,12 @@ class Resting:
         row = self._rows.get(key)
         if row is None:
             return False
-        _, flags, length, folder, offset, _, _, known_ns = _HEAD.unpack_from(row)
+        head = _WIDE if row[1] & _IS_WIDE else _HEAD
+        _, flags, length, folder, known_ns, offset, *_ = head.unpack_from(row)
         if offset != size or known_ns != changed_ns or flags & _UNMET:
             return False
         above, _, name = path.rpartition("/")
-        if self._numbers.get(above) != folder or row[_HEAD.size + length :] != os.fsencode(name):
+        if self._numbers.get(above) != folder or row[head.size + length :] != os.fsencode(name):
             return False
         self._rows[key] = bytes((turn, flags & ~_MISSED)) + row[2:]
         return True
@@ -111,7 +109,7 @@ class Resting:
             return None
         unmet = bool(row[1] & _UNMET)
         self._unmet -= unmet
-        return Rested(self._cursor(key, row), _HEAD.unpack_from(row)[7], unmet)
+        return Rested(self._cursor(key, row), _HEAD.unpack_from(row)[4], unmet)
 
     def cursor(self, key: int) -> Cursor | None:
         """Return the cursor of a file that rests here."""
@@ -119,10 +117,12 @@ class Resting:
         return self._cursor(key, row) if row is not None else None
 
     def _cursor(self, key: int, row: bytes) -> Cursor:
-        _, flags, length, folder, offset, line, told, _ = _HEAD.unpack_from(row)
-        anchor, name = row[_HEAD.size :][:length], row[_HEAD.size + length :]
+        head = _WIDE if row[1] & _IS_WIDE else _HEAD
+        _, flags, length, folder, _, offset, line, *told = head.unpack_from(row)
+        anchor, name = row[head.size :][:length], row[head.size + length :]
         path = f"{self._folders[folder]}/{os.fsdecode(name)}"
-        return Cursor(self.file(key), path, offset, line, anchor, bool(flags & _SKIPPING), told)
+        skipping = bool(flags & _SKIPPING)
+        return Cursor(self.file(key), path, offset, line, anchor, skipping, *told)
 
     def absent(self, turn: int, listed: Mapping[str, bool]) -> Iterator[int | None]:
         """Drop files that two sweeps in a row did not meet and yield them, None for each that stays.

@@ -48,7 +48,8 @@ class Followed:
     unlinked: bool = False
     suspect: bool = False  # its path went, or names another file now
     held: bool = False  # lines that were given are not committed: their record is open
-    used: bool = False  # it grew since its descriptor was last asked back
+    used: bool = False  # it was said to grow since its descriptor was last asked back
+    unsaved: bool = False  # it stands among those whose cursors are to be written
 
     def cursor(self) -> Cursor:
         """How far it was read."""
@@ -79,10 +80,11 @@ class Roster:
         self._moved: dict[
             int, None
         ] = {}  # cursors to be written together with what their lines did
-        self._passed: dict[int, None] = {}  # the same of lines that did nothing
+        self._passed: deque[int] = deque()  # the same of lines that did nothing
         self._ignored: dict[int, str] = {}
         self._ignored_now: dict[int, str] = {}
         self._opened: deque[Followed] = deque()
+        self._glimpsed: deque[Followed] = deque()  # open too, but nothing was said to grow
         self._held = 0
         self._gone: list[FileId] = []
         self._sweep: Iterator[None] | None = None
@@ -96,6 +98,7 @@ class Roster:
         for file in self._live.values():
             self._shut(file)
         self._opened.clear()
+        self._glimpsed.clear()
 
     def set_roots(self, roots: Sequence[Path]) -> None:
         """Follow other folders from now on; files of the old ones are drained and forgotten."""
@@ -120,12 +123,13 @@ class Roster:
         All of those whose lines had a hit: they belong to what it did. Of the others at most `passed`: whoever loses
         one reads lines again that do nothing.
         """
-        keys = dict.fromkeys((*self._moved, *islice(self._passed, passed)))
-        self._moved.clear()
-        for key in keys:
-            self._passed.pop(key, None)
-        if not self._passed:
-            self._passed = {}  # a dictionary keeps the room that it once had
+        keys, self._moved = self._moved, {}
+        for _ in range(len(self._passed) if passed is None else min(passed, len(self._passed))):
+            key = self._passed.popleft()
+            keys[key] = None
+            file = self._live.get(key)
+            if file is not None:
+                file.unsaved = False
         found = map(self._cursor, keys)
         return [c for c in found if c is not None]
 
@@ -224,8 +228,9 @@ class Roster:
         if not named and self.untold is not None:
             self._doubt(file, path, found.st_size)
         if self._paths.get(path) is not file:
+            was = file.path
             self._label(file, path)
-            if file.fd < 0 and not file.anchor and not self._described_anew(file):
+            if was != path and file.fd < 0 and not file.anchor and not self._described_anew(file):
                 return None  # nothing was read of it: no content can tell whether it is the same
         file.turn, file.missed, file.unlinked, file.size = self._turn, 0, False, found.st_size
         # A sweep of thousands of quiet files must not read them all.
@@ -245,13 +250,19 @@ class Roster:
         ):
             self.untold.setdefault(path, self._now)
 
+    def _save(self, file: Followed) -> None:
+        """Have its cursor written some time."""
+        if not file.unsaved:
+            file.unsaved = True
+            self._passed.append(file.key)
+
     def _label(self, file: Followed, path: str) -> None:
         self._bare(path)
         if file.path != path:
             if self._paths.get(file.path) is file:
                 del self._paths[file.path]
             file.path = path
-            self._passed[file.key] = None
+            self._save(file)
         self._paths[path] = file
 
     def _begin(self, key: int, path: str, found: os.stat_result) -> Followed | None:
@@ -270,6 +281,7 @@ class Roster:
             return None
         file = Followed(self._rest.file(key), key, path, source, grown_at=self._now)
         self._live[key] = file
+        self._label(file, path)
         if rested is None or rested.unmet:
             file.history = found.st_size
             self._behind.add(key)
@@ -284,7 +296,7 @@ class Roster:
         file.anchor, file.skipping = cursor.anchor, cursor.skipping
         file.looked = UNKNOWN if rested.unmet else (cursor.offset, rested.changed_ns)
         if cursor.path != file.path:
-            self._passed[file.key] = None
+            self._save(file)
 
     def _described_anew(self, file: Followed) -> bool:
         """Take the description of the path that it has now: another file got its number; False for what is no log."""
@@ -310,7 +322,6 @@ class Roster:
     def _drop(self, key: int) -> None:
         self._behind.discard(key)
         self._moved.pop(key, None)
-        self._passed.pop(key, None)
         self._gone.append(self._rest.file(key))
 
     # --- descriptors ---
@@ -318,8 +329,7 @@ class Roster:
     def _open(self, file: Followed) -> bool:
         if file.fd >= 0:
             return True
-        while self._held and self._held >= self._max_open and self._shut_one():
-            pass
+        self._spare(self._max_open - 1)
         try:
             fd = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -330,7 +340,7 @@ class Roster:
             return self._not_opened(file)
         file.fd = fd
         self._held += 1
-        self._opened.append(file)
+        (self._opened if file.used else self._glimpsed).append(file)
         return True
 
     def _not_opened(self, file: Followed) -> bool:
@@ -347,23 +357,29 @@ class Roster:
             file.fd = -1
             self._held -= 1
 
-    def _shut_one(self) -> bool:
-        """Close the descriptor that was idle longest; False where none can be spared.
+    def _spare(self, most: int) -> None:
+        """Close descriptors until `most` are open: first of what was only looked into once, most of a big session.
 
-        Opening the file again is safe, because the anchor proves it.
+        Opening a file again is safe, because the anchor proves it.
         """
-        for _ in range(2 * len(self._opened)):
-            file = self._opened.popleft()
-            if file.fd < 0:
-                continue
-            if file.used or file.unlinked or file.suspect or not self._is_proved(file):
-                file.used = False
+        while self._glimpsed and (self._held > most or len(self._glimpsed) > self._max_open // 8):
+            file = self._glimpsed.popleft()
+            if not self._shut_quiet(file) and file.fd >= 0:
                 self._opened.append(file)
-                continue
-            self._shut(file)
-            self._settle(file)
-            return True
-        return False
+        tries = 2 * len(self._opened)
+        while self._held > most and tries:
+            file, tries = self._opened.popleft(), tries - 1
+            if not self._shut_quiet(file) and file.fd >= 0:
+                self._opened.append(file)
+
+    def _shut_quiet(self, file: Followed) -> bool:
+        """Close a file unless it was used since this was last asked, or would be lost."""
+        used, file.used = file.used, False
+        if file.fd < 0 or used or file.unlinked or file.suspect or not self._is_proved(file):
+            return False
+        self._shut(file)
+        self._settle(file)
+        return True
 
     def _is_proved(self, file: Followed) -> bool:
         """Look at a quiet file once more before it rests; False where it is to be read first."""

@@ -113,14 +113,14 @@ class Tailer(Roster):
         if self._sweep is not None and len(self._due) < BACKLOG:
             self._go_on(look)
         chunks = self._gather(now, budget, max(share, self._max_line + 1), match)
-        while self._held > self._max_open and self._shut_one():
-            pass
+        self._spare(self._max_open)
         return chunks
 
     def recheck(self, since: float) -> None:
         """Look into every file that grew since then: where events cannot be trusted."""
         for key, file in self._live.items():
             if file.grown_at >= since:
+                file.used = True
                 self._due[key] = file
 
     def commit(self, chunk: Chunk, upto: int, *, told: int = 0) -> None:
@@ -155,7 +155,7 @@ class Tailer(Roster):
 
     def _go_to(self, file: Followed, offset: int) -> None:
         file.offset = offset
-        self._passed[file.key] = None
+        self._save(file)
         if self._behind and offset >= file.history:
             self._behind.discard(file.key)
 
@@ -170,6 +170,7 @@ class Tailer(Roster):
             if file is None:
                 self._named(path)
             else:
+                file.used = True
                 due[file.key] = file
         if self.untold:
             for path in (*dirty, *written):
@@ -224,58 +225,49 @@ class Tailer(Roster):
 
     def _take(self, file: Followed, now: float, limit: int) -> bool:
         """Read a file into the batch; False for what is out of the ordinary: it is read by itself."""
-        if file.fd >= 0:
-            file.used = True
-        elif not self._open(file):
+        if file.fd < 0 and not self._open(file):
             return True
-        batch, anchor = self._batch, file.anchor
         try:
-            got = batch.read(file.fd, file.offset, anchor, limit)
+            got, whole = self._batch.take(file, file.fd, file.offset, file.anchor, limit)
         except OSError:  # the disk's own trouble: nothing to read now
             return True
-        if got < 0:
-            return False
         if got == 0:
             self._ended(file)
             return True
-        whole = batch.whole(anchor, got)
-        if not whole and (got > self._max_line or got == limit):
+        if got < 0 or (not whole and (got > self._max_line or got == limit)):
             return False
-        self._grew(file, got, now)
-        if whole:
-            batch.keep(file, anchor, got, whole, at_end=got < limit)
-        elif now - file.grown_at < self._linger_s:
+        if file.offset + got != file.end:
+            file.end, file.grown_at = file.offset + got, now
+        if not whole:
+            if now - file.grown_at >= self._linger_s:
+                return False
             self._wait(file, now)
-        else:
-            return False
         return True
 
     def _hit(self, piece: Piece[Followed], hits: Sequence[int], now: float) -> Chunk:
-        file = piece.owner
-        self._measure(piece)
-        lines = self._batch.copy(piece.first, piece.whole)
-        seen = piece.last - piece.first
-        return self._emit(file, lines, seen, now, at_end=piece.at_end, hits=hits)
+        file, _, first, whole, last, at_end = piece
+        self._measure(file, file.offset + last - first, at_end=at_end)
+        lines = self._batch.copy(first, whole)
+        return self._emit(file, lines, last - first, now, at_end=at_end, hits=hits)
 
     def _pass(self, piece: Piece[Followed], now: float) -> None:
         """Commit lines that say nothing."""
-        file, size = piece.owner, piece.whole - piece.first
-        self._measure(piece)
-        file.line += self._batch.data.count(b"\n", piece.first, piece.whole)
-        file.anchor = self._batch.copy(max(piece.start, piece.whole - ANCHOR), piece.whole)
+        file, start, first, whole, last, at_end = piece
+        size = whole - first
+        self._measure(file, file.offset + last - first, at_end=at_end)
+        file.line += self._batch.data.count(b"\n", first, whole)
+        file.anchor = self._batch.copy(max(start, whole - ANCHOR), whole)
         self._go_to(file, file.offset + size)
         self.read_bytes[file.source.component] += size
-        if not piece.at_end:
+        if not at_end:
             self._due[file.key] = file
-        elif piece.whole < piece.last:
+        elif whole < last:
             self._wait(file, now)
         elif file.fd < 0:
             self._settle(file)
 
-    def _measure(self, piece: Piece[Followed]) -> None:
-        file = piece.owner
-        end = file.offset + piece.last - piece.first
-        file.size = end if piece.at_end or file.fd < 0 else max(end, os.fstat(file.fd).st_size)
+    def _measure(self, file: Followed, end: int, *, at_end: bool) -> None:
+        file.size = end if at_end or file.fd < 0 else max(end, os.fstat(file.fd).st_size)
 
     # --- one by one ---
 
@@ -316,7 +308,7 @@ class Tailer(Roster):
             # Truncated, refilled, rewritten while we were away: only content betrays it.
             file.offset = file.line = file.told = file.history = 0
             file.anchor, file.skipping, file.held = b"", False, False
-            self._passed[file.key] = None
+            self._save(file)
             self._behind.discard(file.key)
             return os.pread(file.fd, limit, 0), True
         return b"", False
