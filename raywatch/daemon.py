@@ -366,6 +366,7 @@ class Daemon:
             read_bytes=dict(self._tailer.read_bytes),
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),
+            polling=self._logs.session is not None and self._logs.waker.mode != "inotify",
             sources={
                 "logs": (self._logs.session is not None, self._last_read_at),
                 **{

@@ -191,7 +191,8 @@ class Tailer(Roster):
         """Look again when the file was quiet for long enough to say more about its last line or record."""
         file.grown_at = min(file.grown_at, now)  # the clock was set back
         idle = now - file.grown_at
-        after = next((w for w in self._waits if idle < w), None)
+        waits = self._waits if file.held else (self._linger_s,)
+        after = next((w for w in waits if idle < w), None)
         file.wake_at = 0.0
         if after is not None:
             file.wake_at = max(file.grown_at + after, now + SOON_S)

@@ -337,7 +337,7 @@ def test_the_laws_catch_a_mutant(mutant, monkeypatch):
         "from __future__ import annotations\n" + text.replace(right, wrong),
         vars(inspect.getmodule(owner)),
         names,
-    )  # noqa: S102
+    )
     monkeypatch.setattr(owner, name, names[name])
 
     # Flaky: it broke, and a second time it did not, since the number of a file was not used again.
