@@ -205,6 +205,7 @@ class Roster:
         if stat.S_ISREG(found.st_mode):
             file = self._meet(path, found, named=True)
             if file is not None:
+                file.used = True
                 self._due[file.key] = file
 
     def _bare(self, path: str) -> None:

@@ -172,6 +172,20 @@ def test_quiet_files_rest_and_wake(tmp_path):
         assert tailer.files() == 50
 
 
+def test_files_that_are_written_stay_open(tmp_path):
+    """As many as may be; what was only looked into once makes room for them."""
+    logs = [tmp_path / f"{i}" for i in range(50)]
+    for log in logs:
+        append(log, "one\n")
+    with Tailer([tmp_path], describe, max_open=32) as tailer:
+        tailer.poll(0.0, match=Matching())
+        assert tailer._held == 4
+        written = set().union(*(append(log, "two\n") for log in logs[:30]))
+        tailer.poll(1.0, dirty=(), written=written, match=Matching())
+
+        assert {f.path for f in tailer._live.values() if f.fd >= 0} >= set(map(str, logs[:30]))
+
+
 def test_a_sweep_reads_no_file_that_rests(tmp_path):
     """It looks at size and time."""
     for i in range(50):
