@@ -59,7 +59,7 @@ SWITCH_S = (
     0.0001  # how long the second thread may compute while the first one waits for the interpreter
 )
 COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
-PASSED = 1_000  # cursors a commit of files that said nothing: a thousand rows are 5 ms
+PASSED = 500  # cursors a commit of files that said nothing: so many rows are some 3 ms
 SHOWN_SHARE = 0.2  # of the time may go into snapshots, when they are large
 RETRY_S = 5.0
 SESSION = re.compile(r"session_\d{4}-")  # as Ray names one; a mounted folder may be named otherwise

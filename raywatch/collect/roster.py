@@ -11,7 +11,8 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from heapq import heappush, heapreplace
+from itertools import chain, islice
 from pathlib import Path
 
 from raywatch.collect.resting import TURNS, Cursor, Rested, Resting, nearest
@@ -144,14 +145,14 @@ class Roster:
 
     # --- sweeps ---
 
-    def begin_sweep(self, *, doubting: bool = False) -> None:
+    def begin_sweep(self, *, doubting: bool = False, newest: int = 0) -> None:
         """Look at every file, some at each poll: a thousand at once would hold up what is being written.
 
-        `doubting`: growth that no event told is noted in `untold`.
+        `doubting`: growth that no event told is noted in `untold`. `newest`: so many that changed last come first.
         """
         if self._sweep is None:
             self._turn = (self._turn + 1) % TURNS
-            self._sweep = self._swept()
+            self._sweep = chain(self._newest(newest), self._swept())
             self.untold = (self.untold or {}) if doubting else None
 
     def end_sweep(self) -> None:
@@ -163,6 +164,20 @@ class Roster:
         taken = deque(islice(self._sweep or (), steps), maxlen=0 if steps is None else steps)
         if steps is None or len(taken) < steps:
             self._sweep = None
+
+    def _newest(self, count: int) -> Iterator[None]:
+        """Read what changed last: of two hundred thousand files that is where the failure is."""
+        newest: list[tuple[int, str]] = []
+        for root in self._roots if count else ():
+            for path, found in walk(str(root), {}):
+                if len(newest) < count:
+                    heappush(newest, (found.st_mtime_ns, path))
+                elif found.st_mtime_ns > newest[0][0]:
+                    heapreplace(newest, (found.st_mtime_ns, path))
+                yield
+        for _, path in sorted(newest, reverse=True):
+            self._named(path)
+            yield
 
     def _swept(self) -> Iterator[None]:
         listed: dict[str, bool] = {}

@@ -1,5 +1,6 @@
 """One turn of the tailer: whose it is, what it costs, and what is said by matching many files at once."""
 
+import os
 import re
 from pathlib import Path
 
@@ -196,6 +197,24 @@ def test_a_sweep_reads_no_file_that_rests(tmp_path):
         tailer.poll(1.0, match=matching)
 
         assert (matching.given, len(tailer._live)) == ([], 1)
+
+
+def test_what_changed_last_is_read_first(tmp_path):
+    """Wherever it stands in its folder; everything else after it."""
+    for i in range(60):
+        append(tmp_path / f"{i}", "FAIL\n")
+        os.utime(tmp_path / f"{i}", (i, i))
+    os.utime(tmp_path / "31", (100, 100))
+    with Tailer([tmp_path], describe) as tailer:
+        tailer.begin_sweep(newest=3)
+        found: list[str] = []
+        while tailer.is_sweeping() or tailer.busy():
+            chunks = tailer.poll(0.0, dirty=(), look=1, match=Matching())
+            found += [Path(c.source.path).name for c in chunks]
+            commit(tailer, chunks)
+
+    assert found[:3] == ["31", "59", "58"]
+    assert sorted(map(int, found)) == list(range(60))
 
 
 def test_cursors_of_what_had_a_hit_come_first(tmp_path):
