@@ -298,11 +298,11 @@ class Roster:
         file = Followed(self._rest.file(key), key, path, source, grown_at=self._now)
         self._live[key] = file
         self._label(file, path)
-        if rested is None or rested.unmet:
-            file.history = found.st_size
-            self._behind.add(key)
         if rested is not None:
             self._restore(file, rested)
+        if (rested is None or rested.unmet) and found.st_size > file.offset:
+            file.history = found.st_size
+            self._behind.add(key)
         return file
 
     def _restore(self, file: Followed, rested: Rested) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
 from raywatch.collect.batch import Batch
+from raywatch.collect.hints import Hints
 from raywatch.collect.inotify import Watches
 from raywatch.collect.resting import Cursor, Resting
 from raywatch.collect.roster import Roster
@@ -70,12 +71,14 @@ class Program:
             max_open=self.max_open,
             max_line=MAX_LINE,
         )
-        self.watches = Watches([str(self.folder)])
+        self.watches: Watches | None = Watches([str(self.folder)])
         self.tailer.begin_sweep()
 
     def end(self) -> None:
         self.tailer.close()
-        self.watches.close()
+        if self.watches is not None:  # there are 128 for all processes of a user
+            self.watches.close()
+            self.watches = None
 
     # --- what programs do to their logs ---
 
@@ -167,7 +170,8 @@ class Program:
         self.forgive(*self.folder.iterdir())
         self.session += 1
         self.folder.mkdir()
-        self.watches.close()
+        if self.watches is not None:
+            self.watches.close()
         self.watches = Watches([str(self.folder)])
         self.tailer.set_roots([self.folder])
         self.tailer.begin_sweep()
@@ -177,12 +181,12 @@ class Program:
     def poll(self, share: int, budget: int, taken: str, passed: int | None) -> None:
         """One turn by events, and some looks of a sweep; its effects are stored unless `passed` is below 0."""
         self.now += 0.3
-        self.take(self.watches.read, share, budget, taken)
+        self.take(share, budget, taken)
         if passed is None or passed >= 0:
             self.store(passed)
 
-    def take(self, read, share: int, budget: int, taken: str) -> None:
-        hints = read()
+    def take(self, share: int, budget: int, taken: str) -> None:
+        hints = self.watches.read() if self.watches is not None else Hints()
         chunks = self.tailer.poll(
             self.now,
             dirty=hints.moved,
@@ -237,7 +241,7 @@ class Program:
             self.write(which, 1)
         for _ in range(12):
             self.now += 3
-            self.take(self.watches.read, 1 << 20, 1 << 20, "all")
+            self.take(1 << 20, 1 << 20, "all")
             self.tailer.poll(self.now, dirty=(), look=1000, match=lambda _: [], budget=0)
         self.end()
         torn = [x for x in self.read if x not in self.written]
@@ -280,7 +284,7 @@ def laws(tailer_type: type[Tailer], examples: int):
                 getattr(program, name)(*arguments)
             program.finish()
         finally:
-            program.tailer.close()
+            program.end()
             shutil.rmtree(base)
 
     return hold

@@ -187,6 +187,25 @@ def test_files_that_are_written_stay_open(tmp_path):
         assert {f.path for f in tailer._live.values() if f.fd >= 0} >= set(map(str, logs[:30]))
 
 
+def test_a_restart_where_all_was_read_is_caught_up(tmp_path):
+    """And one where something was written meanwhile is, once that is read."""
+    append(tmp_path / "a", "one\n")
+    append(tmp_path / "b", "one\n")
+    with Tailer([tmp_path], describe) as tailer:
+        tailer.poll(0.0, match=Matching())
+        cursors = tailer.cursors()
+    with Tailer([tmp_path], describe, cursors) as tailer:
+        tailer.poll(1.0, match=Matching())
+        assert tailer.caught_up()
+    append(tmp_path / "b", "FAIL\n")
+    with Tailer([tmp_path], describe, cursors) as tailer:
+        chunks = tailer.poll(2.0, match=Matching())
+        assert not tailer.caught_up()
+        commit(tailer, chunks)
+
+        assert tailer.caught_up()
+
+
 def test_a_sweep_reads_no_file_that_rests(tmp_path):
     """It looks at size and time."""
     for i in range(50):
