@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -22,10 +23,9 @@ from queue import SimpleQueue
 
 from raywatch import __version__
 from raywatch.asking import Desk, Request
-from raywatch.collect.raylogs import (
-    default_temp_dirs,
-)
-from raywatch.collect.tail import Cursor
+from raywatch.collect.hints import Hints
+from raywatch.collect.raylogs import default_temp_dirs
+from raywatch.collect.resting import Cursor
 from raywatch.config import Config
 from raywatch.core.incidents import State, correlate_all, expire
 from raywatch.core.runs import Runs
@@ -52,9 +52,15 @@ from raywatch.shown import Publisher, source_row
 from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 
 log = logging.getLogger("raywatch.daemon")
-SWEEP_S = 2.0  # a lost inotify event costs at most this
-TURN_S = 0.005  # between two looks while something is being written
+SWEEP_S = 2.0  # between two looks for another session, and at what nothing tells
+TURN_S = 0.008  # between two looks while something is being written; the first write after a rest is looked at at once
+SETTLE_S = 1.0  # between two turns of decisions when nothing happened
+SWITCH_S = (
+    0.0001  # how long the second thread may compute while the first one waits for the interpreter
+)
 COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
+PASSED = 500  # cursors a commit of files that said nothing: so many rows are some 3 ms
+SHOWN_SHARE = 0.2  # of the time may go into snapshots, when they are large
 RETRY_S = 5.0
 SESSION = re.compile(r"session_\d{4}-")  # as Ray names one; a mounted folder may be named otherwise
 QUIET_S = 900.0  # an incident that was quiet for so long is over
@@ -75,26 +81,27 @@ class Daemon:
         self._engine, self._store = engine, store
         self.inbox: Inbox = SimpleQueue()
         self.service: Service | None = None
-        stored = store.load()
-        self.state: State = remembered(stored.docs)
-        self._counting = Counting(config.resume, engine.ruleset.classes, stored.docs)
-        cursors = [
+        docs = store.docs()
+        self.state: State = remembered(docs)
+        self._counting = Counting(config.resume, engine.ruleset.classes, docs)
+        cursors = (
             Cursor(FileId(c.dev, c.ino), c.path, c.offset, c.line, c.anchor, c.skipping, c.told)
-            for c in stored.cursors
-        ]
+            for c in store.cursors()
+        )
         self._logs = Following(temp_dirs, config.session_dir, cursors)
         self._tailer = self._logs.tailer
         self._pending = Commit()  # what the disk does not have yet
-        started = float(stored.docs.get("start", {}).get("-", time.time()))
+        started = float(docs.get("start", {}).get("-", time.time()))
         self._pending.docs["start", "-"] = repr(started)
-        self._resuming = Resuming(
-            config.resume, engine.ruleset.classes, stored.docs, started_at=started
-        )
+        self._resuming = Resuming(config.resume, engine.ruleset.classes, docs, started_at=started)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
         self._endpoints: dict[str, EndpointHealth] = {}
         self._asked_session = ""  # the one that the dashboard says it is of
-        self._swept_at = self._committed_at = self._last_read_at = 0.0
+        self._swept_at = self._turned_at = self._committed_at = self._last_read_at = 0.0
+        self._pace_until = 0.0  # in the steady clock
+        self._show_at = 0.0
+        self._unshown = False
         self._write_error = ""
         self._caught_up = False
         self._ticks = [0] * (len(TICK_BUCKETS) + 1)
@@ -107,44 +114,64 @@ class Daemon:
 
     def close(self) -> None:
         """Commit what is known and let go of the files."""
-        self._commit(time.time(), force=True)
+        self._commit(time.time(), force=True, passed=None)
         self._logs.close()
 
-    def wait(self) -> set[str]:
-        """Sleep until something is written, at most until the next sweep; return the paths that were named."""
-        return self._logs.waker.wait(TURN_S if self._tailer.busy() else SWEEP_S / 2)
+    def wait(self) -> Hints:
+        """Sleep until something is written, at most until something is due; return what events said.
+
+        After a turn that events asked for, others are left to gather: a turn costs the same for one and for a hundred.
+        """
+        now = time.time()
+        idle = self._logs.idle_s(now)
+        if self._unshown:
+            idle = min(idle, max(0.0, self._show_at - now))
+        pause = min(idle, self._pace_until - time.monotonic())
+        if pause > 0:
+            time.sleep(pause)
+            idle -= pause
+        return self._logs.waker.wait(idle)
 
     def wake(self) -> None:
         """End a wait, from any thread."""
         self._logs.waker.wake()
 
-    def tick(self, now: float, dirty: set[str]) -> None:
-        """Read a bounded amount, say what it means, commit it, publish it."""
+    def tick(self, now: float, hints: Hints) -> None:
+        """Read a bounded amount; if it says anything, or it is time, say what it means, commit it, publish it."""
         began = time.perf_counter()
+        if hints:
+            self._pace_until = time.monotonic() + TURN_S
         sweep = not 0 <= now - self._swept_at < SWEEP_S  # below 0: the clock was set back
         if sweep:
             self._swept_at = now
             self._logs.sweep(now)
-        chunks = self._tailer.poll(now, dirty=dirty if self._caught_up else None)
+        chunks = self._logs.read(now, hints, self._engine.matcher.packed)
+        due = sweep or self._unshown or not 0 <= now - self._turned_at < SETTLE_S
+        if chunks or due or not self.inbox.empty():
+            self._turned_at = now
+            self._turn(now, chunks, sweep=sweep)
+        self._measure(time.perf_counter() - began)
+
+    def _turn(self, now: float, chunks: list[Chunk], *, sweep: bool) -> None:
         before, runs = self.state, self._resuming.runs
         findings, facts = self._examine(chunks, now)
         self._correlate(findings, facts, now)
-        if sweep and not self._caught_up:
-            self._caught_up = self._tailer.caught_up()
+        self._caught_up = self._caught_up or self._logs.is_history_read()
         news = self._resume(facts, now)
         self._count(runs, now, sweep=sweep)
-        self._collect_changes(before, runs)
+        self._collect_documents(before, runs)
         changed = self.state is not before or news
-        self._commit(now, force=changed, durable=bool(self._to_fire) or bool(self._desk))
+        asked = bool(self._desk)
+        self._commit(now, force=changed, durable=bool(self._to_fire) or asked)
         self._fire(now)
-        if changed or sweep:
+        self._unshown = self._unshown or changed
+        if sweep or asked or (self._unshown and now >= self._show_at):
             self._publish(now)
         self._desk.reply(self._write_error)
         if sweep and self.service is not None:
             self.service.look(self._resuming.to_look_at())
             if self._logs.session is not None:
                 self.service.keep(self._resuming.packages(), self._logs.session)
-        self._measure(time.perf_counter() - began)
 
     def _examine(self, chunks: list[Chunk], now: float) -> tuple[list[Finding], list[Fact]]:
         findings: list[Finding] = []
@@ -248,21 +275,31 @@ class Daemon:
                 self.service.fire(action, run, text)
         self._to_fire = []
 
-    def _collect_changes(self, before: State, runs: Runs) -> None:
-        self._pending.forget(self._tailer.gone())  # first: a new file may have a dead one's number
-        self._pending.put_cursors(
-            CursorRow(*c.file, label(c.path), c.offset, c.line, c.anchor, c.skipping, c.told)
-            for c in self._tailer.cursors()
-        )
+    def _collect_documents(self, before: State, runs: Runs) -> None:
         changes = documents(before, self.state), self._resuming.documents(runs)
         for document in chain(*changes, self._counting.documents()):
             self._pending.docs[document.kind, document.id] = document.json
 
-    def _commit(self, now: float, *, force: bool, durable: bool = False) -> None:
-        """Cursors and effects go together or not at all; a full disk loses nothing that is in the files."""
+    def _collect_cursors(self, passed: int | None) -> None:
+        self._pending.forget(self._tailer.gone())  # first: a new file may have a dead one's number
+        self._pending.put_cursors(
+            CursorRow(*c.file, label(c.path), c.offset, c.line, c.anchor, c.skipping, c.told)
+            for c in self._tailer.cursors(passed)
+        )
+
+    def _commit(
+        self, now: float, *, force: bool, durable: bool = False, passed: int | None = PASSED
+    ) -> None:
+        """Cursors and effects go together or not at all; a full disk loses nothing that is in the files.
+
+        `passed`: so many cursors of files that said nothing; the others wait for the next time.
+        """
         wait_s = RETRY_S if self._write_error else COMMIT_S
         soon = 0 <= now - self._committed_at < wait_s
-        if not self._pending or (soon and (self._write_error or not force)):
+        if soon and (self._write_error or not force):
+            return
+        self._collect_cursors(0 if soon else passed)
+        if not self._pending:
             return
         self._committed_at = now
         try:
@@ -281,6 +318,7 @@ class Daemon:
     # --- what others see ---
 
     def _publish(self, now: float) -> None:
+        began = time.perf_counter()
         rest = {
             "drains": [drain_json(d) for d in self.state.drains.values()],
             "sources": self._sources(),
@@ -298,6 +336,9 @@ class Daemon:
         )
         if self.service is not None:
             self.service.publish()
+        self._unshown = False
+        # A thousand incidents are a megabyte: their findings are shown together.
+        self._show_at = now + (time.perf_counter() - began) * (1 / SHOWN_SHARE - 1)
 
     def _sources(self) -> list[dict[str, str | int | None]]:
         return [
@@ -325,6 +366,7 @@ class Daemon:
             read_bytes=dict(self._tailer.read_bytes),
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),
+            polling=self._logs.session is not None and self._logs.waker.mode != "inotify",
             sources={
                 "logs": (self._logs.session is not None, self._last_read_at),
                 **{
@@ -353,6 +395,7 @@ class Daemon:
         facts = {
             "session": self._logs.name,
             "watch": self._logs.waker.mode,
+            "watch_reason": self._logs.waker.reason,
             "store": self._write_error or "ok",
             "store_rebuilt": self._store.rebuilt,
         }
@@ -365,6 +408,7 @@ def run(
     """Run until SIGTERM or SIGINT; `ready(port)` is called once it listens. Raises StoreError, WebError."""
     stopping = threading.Event()
     hold_many_files()
+    sys.setswitchinterval(SWITCH_S)
     engine = load_engine(config.rules)
     temp_dirs = (config.temp_dir,) if config.temp_dir else default_temp_dirs(environ)
     with Store(config.store) as store:
@@ -387,11 +431,11 @@ def run(
             signal.signal(number, stop)
         ready(service.port)
         daemon.start(time.time())
-        dirty: set[str] = set()
+        hints = Hints()
         while not stopping.is_set():
-            daemon.tick(time.time(), dirty)
-            dirty = daemon.wait()
+            daemon.tick(time.time(), hints)
+            hints = daemon.wait()
         service.stop()
         daemon.service = None
-        daemon.tick(time.time(), set())  # the last outcomes
+        daemon.tick(time.time(), Hints())  # the last outcomes
         daemon.close()

@@ -57,6 +57,7 @@ class MetricsView:
     read_bytes: Mapping[str, int] = field(default_factory=dict)  # by component
     lag_bytes: int = 0
     files: int = 0
+    polling: bool = False
     sources: Mapping[str, tuple[bool, float]] = field(default_factory=dict)  # up, last observation
     ticks: tuple[int, ...] = (0,) * (len(TICK_BUCKETS) + 1)
     tick_seconds: float = 0.0
@@ -206,6 +207,11 @@ def _of_files(view: MetricsView) -> Iterator[Metric]:
         "raywatch_tail_lag_bytes", "Bytes of logs not read yet.", value=view.lag_bytes
     )
     yield GaugeMetricFamily("raywatch_tail_files", "Log files that are followed.", value=view.files)
+    yield GaugeMetricFamily(
+        "raywatch_tail_polling",
+        "Whether files are polled because events do not tell all writes; /healthz says why.",
+        value=int(view.polling),
+    )
     up = GaugeMetricFamily(
         "raywatch_source_up", "Whether a source of facts answers.", labels=["source"]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,14 +69,6 @@ class Commit:
 
     def __bool__(self) -> bool:
         return bool(self.cursors or self.gone or self.docs)
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What was there."""
-
-    cursors: tuple[CursorRow, ...]
-    docs: Mapping[str, Mapping[str, str]]
 
 
 class Store:
@@ -176,19 +168,20 @@ class Store:
             if beside.exists():
                 beside.rename(aside.with_name(aside.name + suffix))
 
-    def load(self) -> Stored:
-        """Return everything that is stored."""
-        rows = self._db.execute(
+    def cursors(self) -> Iterator[CursorRow]:
+        """Yield every cursor, one at a time: there may be hundreds of thousands."""
+        for row in self._db.execute(
             "SELECT dev, ino, path, offset, line, anchor, skipping, told FROM cursors"
-        )
-        cursors = tuple(
-            CursorRow(dev, ino, path, offset, line, anchor, bool(skipping), told)
-            for dev, ino, path, offset, line, anchor, skipping, told in rows
-        )
+        ):
+            dev, ino, path, offset, line, anchor, skipping, told = row
+            yield CursorRow(dev, ino, path, offset, line, anchor, bool(skipping), told)
+
+    def docs(self) -> Mapping[str, Mapping[str, str]]:
+        """Return every document: kind -> id -> JSON."""
         docs: dict[str, dict[str, str]] = {}
         for kind, name, text in self._db.execute("SELECT kind, id, json FROM docs ORDER BY rowid"):
             docs.setdefault(kind, {})[name] = text
-        return Stored(cursors, docs)
+        return docs
 
     def commit(self, change: Commit, *, durable: bool = False) -> None:
         """Write a change whole or not at all. `durable`: it is on the disk on return. Raises StoreWriteError."""

@@ -1,7 +1,8 @@
 """watchdog's inotify descriptor without its threads: folders and everything below them, read by whoever waits.
 
 Each thread between the kernel and the loop costs a turn of the interpreter's lock: the stock observer has three, which
-made a line visible tens of milliseconds later and kept an idle daemon awake (reference/performance.md 3.1).
+made a line visible tens of milliseconds later and kept an idle daemon awake (reference/performance.md 3.1). A write is
+the event that comes by the thousand: it is taken from the raw buffer by one look-up.
 What this uses of watchdog's inside exists from 7.1 on (tests/shell/test_wake.py is its canary); where it does not,
 importing this module fails and collect/wake.py takes the stock observer.
 """
@@ -11,9 +12,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, inotify_add_watch
+
+from raywatch.collect.hints import Hints
 
 _SEEN = (
     InotifyConstants.IN_MODIFY,
@@ -26,8 +31,13 @@ _SEEN = (
     InotifyConstants.IN_EXCL_UNLINK,
 )
 _MASK = sum(_SEEN)
+_WRITE = int(InotifyConstants.IN_MODIFY)
 _NEW_FOLDER = InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO
 _BUFFER = 1 << 16
+_NAMES = 1 << 14  # that are remembered
+_HEAD = struct.Struct(
+    "iIII"
+)  # inotify(7): watch, mask, cookie, length of the name with its padding
 _WENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)  # between the listing and the look
 
 
@@ -41,10 +51,11 @@ class Watches(InotifyFD):
         os.set_inheritable(self.fd, False)
         self._folders = folders
         self._paths: dict[int, str] = {}
+        self._names: dict[tuple[int, bytes], str] = {}  # what (watch, padded name) means
         try:
             for folder in folders:
                 self._add(folder)
-                list(self._watched_below(folder))
+                deque(self._watched_below(folder), maxlen=0)
         except OSError:
             self.close()
             raise
@@ -58,42 +69,73 @@ class Watches(InotifyFD):
         """Stop watching."""
         self._close_resources()
 
-    def read(self) -> set[str]:
-        """Return the paths that changed since the last call. Raises OSError when no more can be watched."""
-        named: set[str] = set()
+    def read(self) -> Hints:
+        """Return what changed since the last call. Raises OSError when no more can be watched."""
+        hints = Hints()
         while data := self._data():
-            for watch, mask, _cookie, name in self._parse_event_buffer(data):
-                named |= self._taken(watch, mask, os.fsdecode(name))
-        return named
+            self._parse(data, hints)
+            if len(data) < _BUFFER // 2:
+                break
+        return hints
 
     def _data(self) -> bytes:
         with contextlib.suppress(BlockingIOError):
             return os.read(self.fd, _BUFFER)
         return b""
 
-    def _taken(self, watch: int, mask: int, name: str) -> set[str]:
-        if mask & InotifyConstants.IN_Q_OVERFLOW:
-            # Folders may have come meanwhile; what was written is left to the sweep.
-            return {p for folder in self._folders for p in self._watched_below(folder)}
-        if mask & InotifyConstants.IN_IGNORED:
-            self._paths.pop(watch, None)
-            return set()
+    def _parse(self, data: bytes, hints: Hints) -> None:
+        at, end, head = 0, len(data), _HEAD.size
+        unpack, known, written = _HEAD.unpack_from, self._names.get, hints.written
+        while at < end:
+            watch, mask, _, length = unpack(data, at)
+            name = data[at + head : at + head + length]
+            at += head + length
+            if mask == _WRITE:
+                written.add(known((watch, name)) or self._named(watch, name))
+            else:
+                self._take(watch, mask, _text(name), hints)
+        written.discard("")
+
+    def _named(self, watch: int, name: bytes) -> str:
         folder = self._paths.get(watch)
         if folder is None:
-            return set()
+            return ""
+        if len(self._names) >= _NAMES:
+            self._names.clear()
+        path = self._names[watch, name] = f"{folder}/{_text(name)}"
+        return path
+
+    def _take(self, watch: int, mask: int, name: str, hints: Hints) -> None:
+        if mask & InotifyConstants.IN_Q_OVERFLOW:
+            # Folders may have come meanwhile; what was written is left to the sweep.
+            hints.lost = True
+            self._names.clear()
+            for root in self._folders:
+                deque(self._watched_below(root), maxlen=0)
+            return
+        if mask & InotifyConstants.IN_IGNORED:
+            self._paths.pop(watch, None)
+            return
+        folder = self._paths.get(watch)
+        if folder is None:
+            return
         path = f"{folder}/{name}" if name else folder
-        if mask & InotifyConstants.IN_ISDIR and mask & _NEW_FOLDER:
-            with _gone_is_fine():
-                self._add(path)
-                return {path, *self._watched_below(path)}  # files may have come before the watch
-        return {path}
+        hints.moved.add(path)
+        if mask & InotifyConstants.IN_ISDIR:
+            self._names.clear()  # of all below it
+            if mask & _NEW_FOLDER:
+                with _gone_is_fine():
+                    self._add(path)
+                    hints.moved.update(
+                        self._watched_below(path)
+                    )  # files may have come before the watch
 
     def _watched_below(self, folder: str) -> Iterator[str]:
         """Watch the folders below one; yield the files that are there."""
         folders = [folder]
         while folders:
-            with _gone_is_fine():
-                for entry in os.scandir(folders.pop()):
+            with _gone_is_fine(), os.scandir(folders.pop()) as entries:
+                for entry in entries:
                     if not entry.is_dir(follow_symlinks=False):
                         yield entry.path
                         continue
@@ -107,6 +149,10 @@ class Watches(InotifyFD):
             self._raise_error()  # silent for EACCES: what may not be read is not watched
             return
         self._paths[watch] = folder
+
+
+def _text(name: bytes) -> str:
+    return os.fsdecode(name.rstrip(b"\0"))
 
 
 @contextlib.contextmanager

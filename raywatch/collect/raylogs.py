@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from raywatch.model import Component, LogFormat, Source
@@ -53,34 +53,41 @@ _MAGIC = (
     *(b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"),
 )
 _COMPILED = tuple((re.compile(p), c, f) for p, c, f in FAMILIES)
+# All in one, to find the first that matches: there may be two hundred thousand names. Its number is that of the group.
+_WHICH = re.compile("|".join(f"({re.sub(r'[(][?]P<[a-z_]+>', '(?:', p)})" for p, _, _ in FAMILIES))
 # Rewritten in place, another format, or no log at all.
 _NOT_LOGS = re.compile(
     r"debug_state.*\.txt|event_EXPORT_.*|.*\.(?:json|yaml|yml|pb|bin|png|svg|db|sqlite|pkl|pt|zip|gz|tgz|xz|bz2|zst|lz4|7z|tar|so|sock|lock|csv|py)$"
 )
 
 
-def describe(path: str, *, node: str = "", session: str = "") -> Source | None:
-    """Say what the file at `path` is by its name alone; None for what is not a log. Pure."""
+def describe(path: str, *, node: str | None = None, session: str = "") -> Source | None:
+    """Say what the file at `path` is by its name alone; None for what is not a log. Pure.
+
+    `node`: None for what the path says.
+    """
     name = path.rsplit("/", 1)[-1]
     if _NOT_LOGS.match(name):
         return None
-    node, session = node or node_of_archive(path), session or _session_of(path)
-    for pattern, component, log_format in _COMPILED:
-        match = pattern.match(name)
-        if match:
-            found = {k: v for k, v in match.groupdict().items() if v}
-            return Source(
-                path=path,
-                component=component,
-                format=log_format,
-                node=node,
-                session=session,
-                job_id="" if found.get("job_id") == "ffffffff" else found.get("job_id", ""),
-                worker_id=found.get("worker_id", ""),
-                submission_id=found.get("submission_id", ""),
-                pid=int(found.get("pid", 0)),
-            )
-    return Source(path=path, component="unknown", node=node, session=session)
+    node = node_of_archive(path) if node is None else node
+    session = session or _session_of(path)
+    which = _WHICH.match(name)
+    if which is None:
+        return Source(path=path, component="unknown", node=node, session=session)
+    pattern, component, log_format = _COMPILED[(which.lastindex or 1) - 1]
+    match = pattern.match(name)
+    found = {k: v for k, v in match.groupdict().items() if v} if match else {}
+    return Source(
+        path=path,
+        component=component,
+        format=log_format,
+        node=node,
+        session=session,
+        job_id="" if found.get("job_id") == "ffffffff" else found.get("job_id", ""),
+        worker_id=found.get("worker_id", ""),
+        submission_id=found.get("submission_id", ""),
+        pid=int(found.get("pid", 0)),
+    )
 
 
 def is_binary(head: bytes) -> bool:
@@ -108,6 +115,7 @@ def node_of_archive(path: str) -> str:
 
 
 _RAYLET = re.compile(r"raylet(?:\.\d+)?\.out$")
+_GAP = 8
 _NODE_ID = re.compile(rb"(?:Setting node ID node_id=|Raylet of id, )([0-9a-f]{56})")
 
 
@@ -119,16 +127,32 @@ def node_id_in(head: bytes) -> str:
 
 def node_of_session(path: Path, logs: Path) -> str:
     """Return the node that wrote a file of a live session; '' where several raylets share the folder."""
-    raylets = (
-        [path]
-        if _RAYLET.match(path.name)
-        else [p for p in logs.glob("raylet*.out") if _RAYLET.match(p.name)]
-    )
-    try:
-        found = {node_id_in(_head(raylet)) for raylet in raylets}
-    except OSError:
-        return ""
-    return found.pop() if len(found) == 1 else ""
+    node = ""
+    for raylet in (path,) if _RAYLET.match(path.name) else _raylets(logs):
+        try:
+            found = node_id_in(_head(raylet))
+        except OSError:
+            return ""
+        if not found or found != (node or found):
+            return ""
+        node = found
+    return node
+
+
+def _raylets(logs: Path) -> Iterator[Path]:
+    """Yield the logs of a session's raylets without listing the folder, which may be large.
+
+    They are numbered from 0, which is left out; some may be gone.
+    """
+    missing = number = 0
+    while missing < _GAP:
+        path = logs / (f"raylet.{number}.out" if number else "raylet.out")
+        if path.exists():
+            missing = 0
+            yield path
+        else:
+            missing += 1
+        number += 1
 
 
 def _head(path: Path) -> bytes:

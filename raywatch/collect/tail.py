@@ -3,63 +3,35 @@
 A file is (device, inode) while it is held open; its path is a label, so a rename is a non-event. Every read overlaps
 the last bytes that were read: if they differ, it is another file and is read from its start. A cursor stands behind a
 newline; what is not committed comes again.
+
+Whatever a poll does, it does for files that changed, never for all there are: those to be read stand in a queue, those
+whose line or record is open have a timer, the others rest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from heapq import heappop, heappush
 from pathlib import Path
 from types import TracebackType
 
-from raywatch.model import Chunk, FileId, Source
+from raywatch.collect.batch import Batch, Match, Piece
+from raywatch.collect.resting import Cursor
+from raywatch.collect.roster import Describe, Followed, Roster
+from raywatch.model import Chunk
+
+__all__ = ["ANCHOR", "BACKLOG", "SLICE", "Cursor", "Followed", "Tailer"]
 
 ANCHOR = 64  # bytes that each read overlaps
 SLICE = 64  # files that one turn of a sweep looks at
-Describe = Callable[[str], Source | None]
+BACKLOG = 4096  # files to be read beyond which a sweep waits: each of them is an object
+SOON_S = 0.0005
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """How far a file was read: `offset` bytes, `line` lines, and the bytes just before."""
-
-    file: FileId
-    path: str
-    offset: int
-    line: int
-    anchor: bytes
-    skipping: bool = False
-    told: int = 0  # the last line that was reported before its record was whole
-
-
-@dataclass(slots=True)
-class _File:
-    id: FileId
-    path: str
-    source: Source
-    offset: int = 0
-    line: int = 0
-    anchor: bytes = b""
-    skipping: bool = False  # inside a line that was cut
-    told: int = 0
-    fd: int = -1
-    end: int = -1  # where the file ended when it was last read
-    grown_at: float = 0.0
-    pending: bool = True  # has bytes that no event will announce
-    unlinked: bool = False
-    changed: bool = False  # since cursors() was asked
-    missed: int = 0  # sweeps in a row that did not find it
-    size: int = field(default=0)
-    history: int = 0  # bytes that were there when it was met first
-    looked: tuple[int, int] = (-1, -1)  # size and time of change when it was last read
-
-
-class Tailer:
+class Tailer(Roster):
     """Follows every log below its roots. Reads only when asked; never raises for what a file holds."""
 
     def __init__(
@@ -75,17 +47,12 @@ class Tailer:
         max_open: int = 2048,
     ) -> None:
         """`quiet_s`: a file that did not grow for so long has ended its record (`text_quiet_s`: plain output)."""
-        self._roots = [r.resolve() for r in roots]
-        self._describe = describe
-        self._saved = {c.file: c for c in cursors}
-        self._max_line, self._linger_s, self._max_open = max_line, linger_s, max_open
+        super().__init__(roots, describe, cursors, max_open)
+        self._max_line, self._linger_s = max_line, linger_s
         self._quiet_s, self._text_quiet_s = quiet_s, text_quiet_s
-        self._files: dict[FileId, _File] = {}
-        self._ignored: dict[FileId, str] = {}
-        self._gone: list[FileId] = []
-        self._sweep: Iterator[None] | None = None
-        self._absent: set[FileId] = set()
-        self._start = self._held = 0
+        self._waits = sorted((quiet_s, text_quiet_s, linger_s))
+        self._timers: list[tuple[float, int]] = []
+        self._batch: Batch[Followed] = Batch(0)
         self.read_bytes: Counter[str] = Counter()
 
     def __enter__(self) -> Tailer:  # noqa: PYI034 - typing.Self is 3.11
@@ -99,250 +66,241 @@ class Tailer:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Let go of all descriptors."""
-        for file in self._files.values():
-            self._shut(file)
-
-    def set_roots(self, roots: Sequence[Path]) -> None:
-        """Follow other folders from now on; files of the old ones are drained and forgotten."""
-        self._roots = [r.resolve() for r in roots]
-        self._sweep = None
-
-    def files(self) -> int:
-        """How many files are followed."""
-        return len(self._files)
-
     def busy(self) -> bool:
-        """Say whether a sweep is under way or bytes wait that no event will announce."""
-        return self._sweep is not None or any(f.pending for f in self._files.values())
+        """Say whether files wait that can be read now."""
+        return bool(self._due)
 
-    def caught_up(self) -> bool:
-        """Say whether all that was there when its file was met is committed; new lines may come all the time."""
-        return all(f.offset >= f.history for f in self._files.values())
+    def next_at(self) -> float | None:
+        """Return when the next line or record that is open may have ended; None where none is."""
+        while self._timers and not self._rings(*self._timers[0]):
+            heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
 
     def lag_bytes(self) -> int:
         """How many bytes were there at the last look and are not committed."""
-        return sum(max(0, f.size - f.offset) for f in self._files.values())
-
-    def cursors(self) -> list[Cursor]:
-        """Return the cursors that moved since the last call."""
-        moved = [f for f in self._files.values() if f.changed]
-        for file in moved:
-            file.changed = False
-        return [Cursor(f.id, f.path, f.offset, f.line, f.anchor, f.skipping, f.told) for f in moved]
-
-    def gone(self) -> list[FileId]:
-        """Return the files that were forgotten since the last call."""
-        gone, self._gone = self._gone, []
-        return gone
+        waiting = {key: self._live[key] for at, key in self._timers if self._rings(at, key)}
+        late = {**waiting, **self._due}.values()
+        return sum(max(0, f.size - f.offset) for f in late)
 
     def poll(
         self,
         now: float,
         *,
         dirty: Collection[str] | None = None,
+        written: Collection[str] = (),
         budget: int = 8 << 20,
         share: int = 1 << 20,
+        match: Match | None = None,
+        look: int = SLICE,
     ) -> list[Chunk]:
         """Return what is new: at most `share` bytes a file and about `budget` in all, every file in turn.
 
-        `dirty` names the paths that may have changed; None looks at everything, at once.
+        `dirty` names the paths that may have changed in any way; None looks at everything, at once. `written` names
+        those that only grew. `look`: so many files may the sweep look at that is under way.
+
+        With `match`, lines in which it finds nothing are committed at once and not returned; the others come with
+        their `hits`.
         """
+        self._ring(
+            now, every=dirty is None or now < self._now
+        )  # earlier than before: the clock was set back
+        self._now = now
         if dirty is None:
-            self._sweep = self._swept(now)
-            self._go_on()
-        elif self._sweep is not None:
-            self._go_on(SLICE)
-        for file in map(self._known, dirty or ()):
-            if file is not None:
-                file.pending = True
-        due = [f for f in self._files.values() if f.pending]
-        self._start = (self._start + 1) % (len(due) or 1)
-        chunks: list[Chunk] = []
-        for file in due[self._start :] + due[: self._start]:
-            if budget <= 0:
-                file.pending = True
-                continue
-            chunk = self._read(file, now, max(share, self._max_line + 1))
-            if chunk is not None:
-                chunks.append(chunk)
-                budget -= len(chunk.data)
-        self._shut_idle()
+            self._sweep = None
+            self.begin_sweep()
+            self._go_on(None)
+        self._hear(dirty or (), written)
+        if self._sweep is not None and len(self._due) < BACKLOG:
+            self._go_on(look)
+        chunks = self._gather(now, budget, max(share, self._max_line + 1), match)
+        self._spare(self._max_open)
         return chunks
+
+    def recheck(self, since: float) -> None:
+        """Look into every file that grew since then: where events cannot be trusted."""
+        for key, file in self._live.items():
+            if file.grown_at >= since:
+                file.used = True
+                self._due[key] = file
 
     def commit(self, chunk: Chunk, upto: int, *, told: int = 0) -> None:
         """Move the file's cursor to `upto`, an offset inside the chunk; what is behind it comes again.
 
         `told`: the last line behind it that was reported already.
         """
-        file = self._files.get(chunk.file)
+        key = self._rest.key(*chunk.file)
+        file = self._live.get(key)
         if file is None or file.offset != chunk.offset:
             return
         self._advance(file, chunk.data[: upto - chunk.offset])
         self.read_bytes[chunk.source.component] += upto - chunk.offset
         file.skipping, file.told = chunk.cut and upto == chunk.end, told
-        file.pending = True
+        file.held = upto < chunk.end
+        self._moved[key] = None
+        if file.unlinked or file.suspect or file.skipping or file.end < file.size:
+            return  # there is more to be read
+        if file.held and chunk.final:
+            return  # whoever reads wanted less
+        self._due.pop(key, None)
+        if file.offset < file.end:
+            self._wait(file, chunk.read_at)
+        else:
+            file.wake_at = 0.0
+            self._settle(file)
 
-    def _advance(self, file: _File, data: bytes) -> None:
-        file.offset += len(data)
+    def _advance(self, file: Followed, data: bytes) -> None:
         file.line += data.count(b"\n")
         file.anchor = (file.anchor + data)[-ANCHOR:]
-        file.changed = True
+        self._go_to(file, file.offset + len(data))
 
-    # --- which files there are ---
+    def _go_to(self, file: Followed, offset: int) -> None:
+        file.offset = offset
+        self._save(file)
+        if self._behind and offset >= file.history:
+            self._behind.discard(file.key)
 
-    def begin_sweep(self, now: float) -> None:
-        """Look at every file, some at each poll: a thousand at once would hold up what is being written."""
-        if self._sweep is None:
-            self._sweep = self._swept(now)
+    # --- whose turn it is ---
 
-    def _go_on(self, steps: int | None = None) -> None:
-        """Let the sweep look at so many files."""
-        taken = deque(islice(self._sweep or (), steps), maxlen=0 if steps is None else steps)
-        if steps is None or len(taken) < steps:
-            self._sweep = None
+    def _hear(self, dirty: Collection[str], written: Collection[str]) -> None:
+        for path in dirty:
+            self._named(path)
+        known, due = self._paths.get, self._due
+        for path in written:
+            file = known(path)
+            if file is None:
+                self._named(path)
+            else:
+                file.used = True
+                due[file.key] = file
+        if self.untold:
+            for path in (*dirty, *written):
+                self.untold.pop(path, None)
 
-    def _swept(self, now: float) -> Iterator[None]:
-        seen: set[FileId] = set()
-        listed: dict[str, bool] = {}
-        for root in self._roots:
-            for path, found in _walk(str(root), listed):
-                seen.add(FileId(found.st_dev, found.st_ino))
-                self._meet(path, found, now)
-                yield
-        for file in [f for f in self._files.values() if f.id not in seen]:
-            self._miss(file)
-        self._drop_absent(seen, listed)
-        self._ignored = {k: v for k, v in self._ignored.items() if k in seen}
+    def _rings(self, at: float, key: int) -> bool:
+        file = self._live.get(key)
+        return file is not None and file.wake_at == at
 
-    def _drop_absent(self, seen: set[FileId], listed: Mapping[str, bool]) -> None:
-        """Forget saved cursors of files that are gone from folders that could be read, in two sweeps in a row."""
-        absent = {i for i, c in self._saved.items() if i not in seen and _was_below(c.path, listed)}
-        for number in absent & self._absent:
-            del self._saved[number]
-            self._gone.append(number)
-        self._absent = absent
+    def _ring(self, now: float, *, every: bool) -> None:
+        while self._timers and (every or self._timers[0][0] <= now):
+            at, key = heappop(self._timers)
+            if self._rings(at, key):
+                file = self._due[key] = self._live[key]
+                file.wake_at = 0.0
 
-    def _miss(self, file: _File) -> None:
-        """A file was not in the listing: it is deleted, or was just being moved."""
-        if file.fd >= 0:
-            file.unlinked = not os.fstat(file.fd).st_nlink
-            file.pending = file.pending or file.unlinked
-            return
-        file.missed += 1
-        if file.missed > 1:  # a rename between the listing and the look is missed once only
-            self._forget(file)
+    def _wait(self, file: Followed, now: float) -> None:
+        """Look again when the file was quiet for long enough to say more about its last line or record."""
+        file.grown_at = min(file.grown_at, now)  # the clock was set back
+        idle = now - file.grown_at
+        waits = self._waits if file.held else (self._linger_s,)
+        after = next((w for w in waits if idle < w), None)
+        file.wake_at = 0.0
+        if after is not None:
+            file.wake_at = max(file.grown_at + after, now + SOON_S)
+            heappush(self._timers, (file.wake_at, file.key))
 
-    def _known(self, path: str) -> _File | None:
-        try:
-            found = os.lstat(path)
-        except OSError:
-            return None
-        return self._meet(path, found, 0.0) if stat.S_ISREG(found.st_mode) else None
+    def _gather(self, now: float, budget: int, limit: int, match: Match | None) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        room = limit + ANCHOR
+        if match is not None and not self._batch.has_room(budget + room):
+            self._batch = Batch(budget + room)
+        for key, file in list(self._due.items()):
+            if budget <= self._batch.used:
+                break  # the others stand in front at the next turn
+            if self._due.pop(key, None) is None:
+                continue
+            if match is not None and file.is_plain() and self._take(file, now, limit):
+                continue
+            chunk = self._read(file, now, limit)
+            if chunk is not None:
+                chunks.append(chunk)
+                budget -= len(chunk.data)
+        if match is not None:
+            for piece, hits in self._batch.matched(match):
+                if hits:
+                    chunks.append(self._hit(piece, hits, now))
+                else:
+                    self._pass(piece, now)
+        return chunks
 
-    def _meet(self, path: str, found: os.stat_result, now: float) -> _File | None:
-        number = FileId(found.st_dev, found.st_ino)
-        file = self._files.get(number)
-        if file is None:
-            if self._ignored.get(number) == path:
-                return None
-            if not found.st_size:  # most streams of workers stay empty
-                return None
-            source = self._describe(path)
-            if source is None:
-                self._ignored[number] = path
-                return None
-            file = self._files[number] = self._restored(number, path, source, now)
-            file.history = found.st_size
-        if file.path != path:
-            file.path, file.changed = path, True
-            if file.fd < 0 and not file.anchor and not self._described_anew(file):
-                return None  # nothing was read of it: no content can tell whether it is the same
-        file.missed, file.unlinked, file.size = 0, False, found.st_size
-        # A sweep of thousands of quiet files must not read them all.
-        if file.looked != (found.st_size, found.st_mtime_ns):
-            file.pending = True
-        return file
+    # --- many files at once ---
 
-    def _restored(self, number: FileId, path: str, source: Source, now: float) -> _File:
-        file = _File(number, path, source, grown_at=now)
-        saved = self._saved.pop(number, None)
-        if saved is not None:
-            file.offset, file.line, file.told = saved.offset, saved.line, saved.told
-            file.anchor, file.skipping = saved.anchor, saved.skipping
-        return file
-
-    def _described_anew(self, file: _File) -> bool:
-        """Take the description of the path that it has now: another file got its number; False for what is no log."""
-        source = self._describe(file.path)
-        if source is None:
-            self._forget(file)
-            self._ignored[file.id] = file.path
-            return False
-        file.source = source
-        return True
-
-    def _forget(self, file: _File) -> None:
-        self._shut(file)
-        self._files.pop(file.id, None)
-        self._gone.append(file.id)
-
-    # --- reading ---
-
-    def _open(self, file: _File) -> bool:
-        if file.fd >= 0:
+    def _take(self, file: Followed, now: float, limit: int) -> bool:
+        """Read a file into the batch; False for what is out of the ordinary: it is read by itself."""
+        if file.fd < 0 and not self._open(file):
             return True
         try:
-            fd = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
+            got, whole = self._batch.take(file, file.fd, file.offset, file.anchor, limit)
+        except OSError:  # the disk's own trouble: nothing to read now
+            return True
+        if got == 0:
+            self._ended(file)
+            return True
+        if got < 0 or (not whole and (got > self._max_line or got == limit)):
             return False
-        found = os.fstat(fd)
-        if FileId(found.st_dev, found.st_ino) != file.id:
-            os.close(fd)
-            return False
-        file.fd = fd
-        self._held += 1
+        if file.offset + got != file.end:
+            file.end, file.grown_at = file.offset + got, now
+        if not whole:
+            if now - file.grown_at >= self._linger_s:
+                return False
+            self._wait(file, now)
         return True
 
-    def _shut(self, file: _File) -> None:
-        if file.fd >= 0:
-            os.close(file.fd)
-            file.fd = -1
-            self._held -= 1
+    def _hit(self, piece: Piece[Followed], hits: Sequence[int], now: float) -> Chunk:
+        file, _, first, whole, last, at_end = piece
+        self._measure(file, file.offset + last - first, at_end=at_end)
+        lines = self._batch.copy(first, whole)
+        return self._emit(file, lines, last - first, now, at_end=at_end, hits=hits)
 
-    def _shut_idle(self) -> None:
-        """Reopening is safe because the anchor proves the file again, so descriptors need no budget."""
-        if self._held <= self._max_open:
-            return
-        held = [f for f in self._files.values() if f.fd >= 0]
-        spare = [f for f in held if not f.pending and not f.unlinked]
-        for file in spare[: max(0, len(held) - self._max_open)]:
-            self._shut(file)
+    def _pass(self, piece: Piece[Followed], now: float) -> None:
+        """Commit lines that say nothing."""
+        file, start, first, whole, last, at_end = piece
+        size = whole - first
+        self._measure(file, file.offset + last - first, at_end=at_end)
+        file.line += self._batch.data.count(b"\n", first, whole)
+        file.anchor = self._batch.copy(max(start, whole - ANCHOR), whole)
+        self._go_to(file, file.offset + size)
+        self.read_bytes[file.source.component] += size
+        if not at_end:
+            self._due[file.key] = file
+        elif whole < last:
+            self._wait(file, now)
+        elif file.fd < 0:
+            self._settle(file)
 
-    def _read(self, file: _File, now: float, limit: int) -> Chunk | None:
-        file.pending = False
+    def _measure(self, file: Followed, end: int, *, at_end: bool) -> None:
+        file.size = end if at_end or file.fd < 0 else max(end, os.fstat(file.fd).st_size)
+
+    # --- one by one ---
+
+    def _read(self, file: Followed, now: float, limit: int) -> Chunk | None:
         if not self._open(file):
-            file.history = 0
-            if file.unlinked:
-                self._forget(file)
             return None
-        before = os.fstat(file.fd)
         data, rewritten = self._bytes_behind(file, limit)
         if rewritten and not self._described_anew(file):
             return None
-        file.looked = before.st_size, before.st_mtime_ns
-        file.size = os.fstat(file.fd).st_size
+        found = os.fstat(file.fd)
+        file.size = found.st_size
+        if file.suspect:
+            file.suspect, file.unlinked = False, not found.st_nlink
         if file.skipping and data:
             data = self._skip(file, data)
         if not data:
-            file.pending = file.skipping and file.offset < file.size
-            if file.unlinked and file.offset >= file.size:
-                self._forget(file)
+            if file.skipping and file.offset < file.size:
+                self._due[file.key] = file
+            else:
+                self._ended(file)
             return None
         return self._chunk(file, data, now, rewritten=rewritten)
 
-    def _bytes_behind(self, file: _File, limit: int) -> tuple[bytes, bool]:
+    def _ended(self, file: Followed) -> None:
+        """There is nothing behind the cursor."""
+        file.held, file.end, file.wake_at = False, file.offset, 0.0
+        if file.unlinked:
+            self._forget(file)
+        else:
+            self._settle(file)
+
+    def _bytes_behind(self, file: Followed, limit: int) -> tuple[bytes, bool]:
         n = len(file.anchor)
         with contextlib.suppress(OSError):  # the disk's own trouble: nothing to read now
             data = os.pread(file.fd, n + limit, file.offset - n)
@@ -350,37 +308,57 @@ class Tailer:
                 return data[n:], False
             # Truncated, refilled, rewritten while we were away: only content betrays it.
             file.offset = file.line = file.told = file.history = 0
-            file.anchor, file.skipping, file.changed = b"", False, True
+            file.anchor, file.skipping, file.held = b"", False, False
+            self._save(file)
+            self._behind.discard(file.key)
             return os.pread(file.fd, limit, 0), True
         return b"", False
 
-    def _skip(self, file: _File, data: bytes) -> bytes:
+    def _skip(self, file: Followed, data: bytes) -> bytes:
         """Pass over the rest of a line that was cut."""
         end = data.find(b"\n") + 1
         self._advance(file, data[:end] if end else data)
         file.skipping = not end
         return data[end:] if end else b""
 
-    def _chunk(self, file: _File, data: bytes, now: float, *, rewritten: bool) -> Chunk | None:
-        end = file.offset + len(data)
-        at_end = end >= file.size
+    def _chunk(self, file: Followed, data: bytes, now: float, *, rewritten: bool) -> Chunk | None:
+        seen = len(data)
+        at_end = file.offset + seen >= file.size
+        self._grew(file, seen, now)
+        whole = data.rfind(b"\n") + 1
+        cut = not whole and seen > self._max_line
+        if not whole and not cut:
+            if not at_end:
+                self._due[file.key] = file
+                return None
+            if not file.unlinked and now - file.grown_at < self._linger_s:
+                self._wait(file, now)  # a line that is still being written
+                return None
+        kept = data[: self._max_line] if cut else data[: whole or seen]
+        return self._emit(file, kept, seen, now, at_end=at_end, cut=cut, rewritten=rewritten)
+
+    def _grew(self, file: Followed, seen: int, now: float) -> None:
+        end = file.offset + seen
         if end != file.end:
             file.end, file.grown_at = end, now
+
+    def _emit(
+        self,
+        file: Followed,
+        data: bytes,
+        seen: int,
+        now: float,
+        *,
+        at_end: bool,
+        cut: bool = False,
+        rewritten: bool = False,
+        hits: Sequence[int] | None = None,
+    ) -> Chunk:
+        """Give the first of `seen` bytes behind the cursor; they come again unless they are committed."""
+        self._due[file.key] = file
         idle = now - file.grown_at
         text = file.source.format == "text"
-        quiet = at_end and (
-            file.unlinked or idle >= (self._text_quiet_s if text else self._quiet_s)
-        )
-        whole = data.rfind(b"\n") + 1
-        file.pending = True
-        cut = not whole and len(data) > self._max_line
-        if cut:
-            data = data[: self._max_line]
-        elif whole:
-            quiet = quiet and whole == len(data)
-            data = data[:whole]
-        elif not (at_end and (file.unlinked or idle >= self._linger_s)):
-            return None  # a line that is still being written
+        quiet = file.unlinked or idle >= (self._text_quiet_s if text else self._quiet_s)
         return Chunk(
             file.source,
             file.id,
@@ -388,42 +366,10 @@ class Tailer:
             file.line + 1,
             data,
             now,
-            quiet or not whole,
-            cut,
-            rewritten,
+            final=not data.endswith(b"\n") or (at_end and quiet and len(data) == seen),
+            cut=cut,
+            rewritten=rewritten,
             still=at_end and idle >= self._quiet_s,
             told=file.told,
+            hits=hits,
         )
-
-
-def _was_below(path: str, listed: Mapping[str, bool]) -> bool:
-    """Say whether the nearest folder above `path` that a sweep met could be read: then it would have been seen.
-
-    Roots of other sessions, what is not mounted yet and what is unreadable were not met.
-    """
-    folder = os.path.dirname(path)  # noqa: PTH120 - strings all the way
-    while folder not in listed:
-        above = os.path.dirname(folder)  # noqa: PTH120
-        if above == folder:
-            return False
-        folder = above
-    return listed[folder]
-
-
-def _walk(root: str, listed: dict[str, bool]) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every regular file below a folder; what cannot be read is passed over. `listed`: which could be."""
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        try:
-            entries = list(os.scandir(folder))
-        except OSError:
-            listed[folder] = False
-            continue
-        listed[folder] = True
-        for entry in entries:
-            with contextlib.suppress(OSError):  # gone between the listing and the look
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                elif entry.is_file(follow_symlinks=False):
-                    yield entry.path, entry.stat(follow_symlinks=False)

@@ -1,7 +1,7 @@
 """inotify wakes, files decide: which paths may have changed since the last look.
 
-Events only wake the loop and name files; a lost event costs latency and never data, because a sweep comes every two
-seconds. Where inotify does not work the sweep alone is left, and `mode` says so.
+Events only wake the loop and name files; a lost event costs latency and never data, because sweeps look at every file.
+Where inotify does not work, or does not tell all, the sweeps are faster, and `mode` and `reason` say so.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import Protocol
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from raywatch.collect.hints import Hints
+from raywatch.collect.mounts import mounts, shared_type
+
 
 class Watching(Protocol):
     """What names the paths that changed. `fd` is readable when something happened."""
@@ -25,8 +28,8 @@ class Watching(Protocol):
     def fd(self) -> int:
         """The descriptor to wait for."""
 
-    def read(self) -> set[str]:
-        """Return the paths that changed since the last call. Raises OSError when no more can be watched."""
+    def read(self) -> Hints:
+        """Return what changed since the last call. Raises OSError when no more can be watched."""
 
     def close(self) -> None:
         """Stop watching."""
@@ -59,13 +62,13 @@ class Observed(FileSystemEventHandler):
             self._named |= {os.fsdecode(p) for p in paths}
             os.eventfd_write(self.fd, 1)
 
-    def read(self) -> set[str]:
-        """Return the paths that changed since the last call."""
+    def read(self) -> Hints:
+        """Return what changed since the last call. Dropped events are not told: the sweep finds what they hid."""
         with self._lock, contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fd)
             named, self._named = self._named, set()
-            return named
-        return set()
+            return Hints(moved=named)
+        return Hints()
 
     def close(self) -> None:
         """Stop watching."""
@@ -87,9 +90,13 @@ def best() -> Callable[[Sequence[str]], Watching]:
 class Waker:
     """Watches folders and everything below them. Only `wake` may be called from another thread."""
 
-    def __init__(self, watching: Callable[[Sequence[str]], Watching] | None = None) -> None:
-        """`watching` names what changed; by default the lightest that this watchdog allows."""
-        self._watching = watching or best()
+    def __init__(
+        self,
+        watching: Callable[[Sequence[str]], Watching] | None = None,
+        mounts: Callable[[], str] = mounts,
+    ) -> None:
+        """`watching` names what changed; by default the lightest that this watchdog allows. `mounts`: see mountinfo."""
+        self._watching, self._mounts = watching or best(), mounts
         self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._either = select.epoll()
         self._either.register(self._woken, select.EPOLLIN)
@@ -100,27 +107,40 @@ class Waker:
     def watch(self, folders: Sequence[Path]) -> None:
         """Watch these folders instead of the ones before. Links are resolved: a watched link gives no events."""
         self._let_go()
+        paths = [str(f.resolve()) for f in folders]
         try:
-            self._watches = self._watching([str(f.resolve()) for f in folders])
-        except OSError as error:  # watch limits, network file systems, folders that just went
-            self.mode, self.reason = "poll", str(error)
+            self._watches = self._watching(paths)
+        except OSError as error:  # watch limits, folders that just went
+            self.distrust(str(error))
             return
         self._either.register(self._watches.fd, select.EPOLLIN)
         self.mode, self.reason = "inotify", ""
+        shared = [kind for kind in (shared_type(p, self._mounts()) for p in paths) if kind]
+        if shared:
+            self.distrust(f"{shared[0]} does not tell what others write")
 
-    def wait(self, timeout_s: float) -> set[str]:
-        """Return the paths named since the last call, at the latest after `timeout_s`."""
-        self._either.poll(timeout_s)
-        with contextlib.suppress(BlockingIOError):
+    @property
+    def watches(self) -> bool:
+        """Whether any event can come."""
+        return self._watches is not None
+
+    def distrust(self, reason: str) -> None:
+        """Say that events are not enough here, and why; those that come still wake."""
+        self.mode, self.reason = "poll", reason
+
+    def wait(self, timeout_s: float) -> Hints:
+        """Return what changed since the last call, at the latest after `timeout_s`."""
+        events = self._either.poll(timeout_s)
+        if any(fd == self._woken for fd, _ in events):
             os.eventfd_read(self._woken)
-        if self._watches is None:
-            return set()
+        if self._watches is None or not any(fd == self._watches.fd for fd, _ in events):
+            return Hints()
         try:
             return self._watches.read()
         except OSError as error:  # the watch limit, reached by a new folder
             self._let_go()
-            self.mode, self.reason = "poll", str(error)
-            return set()
+            self.distrust(str(error))
+            return Hints()
 
     def wake(self) -> None:
         """End a wait at once, from any thread."""

@@ -31,10 +31,10 @@ def untold(self: Store, change: Commit, *, durable: bool = False) -> None:
     _commit(self, replace(change, cursors=rows), durable=durable)
 
 
-def hook_first(self: Daemon, now: float, *, force: bool, durable: bool = False) -> None:
+def hook_first(self: Daemon, now: float, **how: Any) -> None:
     """Start a hook, then write down that it was started."""
     self._fire(now)
-    _tick_commit(self, now, force=force, durable=durable)
+    _tick_commit(self, now, **how)
 
 
 def _again(self: Resuming, now: float) -> list[Any]:

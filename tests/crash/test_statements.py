@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from raywatch.collect.hints import Hints
 from raywatch.config import Config
 from raywatch.daemon import Daemon
 from raywatch.pipeline import load_engine
@@ -64,7 +65,7 @@ def live(folder: Path, now: float, write: Callable[[int], set[str]]) -> Daemon:
         daemon = Daemon(config, [folder], timezone.utc, ENGINE, store)
         kept.callback(daemon._logs.close)
         for tick, after in enumerate(TIMES):
-            daemon.tick(now + after, write(tick))
+            daemon.tick(now + after, Hints(moved=write(tick)))
         return daemon
 
 
@@ -136,7 +137,7 @@ def test_a_log_of_the_store_that_is_torn_at_any_byte_holds_whole_commits(tmp_pat
         config = Config(temp_dir=tmp_path, store=state / "r.db")
         daemon = Daemon(config, [tmp_path], timezone.utc, ENGINE, store)
         for tick, after in enumerate(TIMES):
-            daemon.tick(NOW + after, write(tick))
+            daemon.tick(NOW + after, Hints(moved=write(tick)))
         daemon._logs.close()
         main, wal = ((state / name).read_bytes() for name in ("r.db", "r.db-wal"))
     counts = []
@@ -158,11 +159,9 @@ def counted(path: Path) -> int:
     """Return how many lines of the GCS were counted: by the counter, by incidents and by the cursor."""
     with Store(path) as store:
         assert not store.rebuilt
-        stored = store.load()
-    crashes = json.loads(stored.docs.get("counters", {}).get("-", "{}")).get(
-        "f worker_crash gcs", 0
-    )
-    incidents = [i for i in stored.docs.get("incident", {}).values() if "worker_crash" in i]
-    lines = [c.line for c in stored.cursors if c.path.endswith("gcs_server.out")]
+        docs, cursors = store.docs(), list(store.cursors())
+    crashes = json.loads(docs.get("counters", {}).get("-", "{}")).get("f worker_crash gcs", 0)
+    incidents = [i for i in docs.get("incident", {}).values() if "worker_crash" in i]
+    lines = [c.line for c in cursors if c.path.endswith("gcs_server.out")]
     assert [crashes] == [len(incidents)] == (lines or [0])
     return int(crashes)

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 
 import pytest
 
+from raywatch.collect.hints import Hints
 from raywatch.core.incidents import State, correlate_all
 from raywatch.model import Chunk, FileId, Hook, Outcome, Source, Trust
 from raywatch.pipeline import examine, load_engine
@@ -129,7 +130,7 @@ def test_a_clock_that_is_set_back_by_an_hour_blinds_nobody(tmp_path):
     """No event names the new file; only a sweep finds it."""
     logs, now = make_session(tmp_path), 1_800_000_000.0
     with daemon_on(tmp_path) as daemon:
-        daemon.tick(now, set())
+        daemon.tick(now, Hints())
         stamp = datetime.fromtimestamp(now - 3600, timezone.utc).strftime("%Y-%m-%d %H:%M:%S,%f")
         (logs / "gcs_server.out").write_text(
             f"[{stamp[:-3]} W 10 10] (gcs_server) gcs_worker_manager.cc:70: Reporting worker exit, "
@@ -137,7 +138,7 @@ def test_a_clock_that_is_set_back_by_an_hour_blinds_nobody(tmp_path):
             "exit_type = SYSTEM_ERROR, exit_detail = Worker unexpectedly exits.\n"
         )
         for later in (1.0, 2.0, 3.0):
-            daemon.tick(now - 3600 + later, set())
+            daemon.tick(now - 3600 + later, Hints())
 
         assert [i.class_id for i in daemon.state.incidents] == ["worker_crash"]
 
@@ -179,13 +180,13 @@ def test_logs_that_never_rest_are_caught_up_with_all_the_same(tmp_path):
             now += 0.2
             out.write("step\n")
             out.flush()
-            daemon.tick(now, {str(new)})
+            daemon.tick(now, Hints(moved={str(new)}))
             assert not daemon.state.incidents, turn
         out.write(broken)
         for _ in range(5):
             now += 0.2
             out.write("step\n")
             out.flush()
-            daemon.tick(now, {str(new)})
+            daemon.tick(now, Hints(moved={str(new)}))
 
         assert [i.root.file for i in daemon.state.incidents] == [str(new)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from raywatch.collect.hints import Hints
 from raywatch.config import Config
 from raywatch.core.ledger import KEEP_S
 from raywatch.core.tally import SETTLE_S
@@ -90,11 +91,11 @@ def test_restarts_are_counted_once_whenever_the_daemon_dies(tmp_path, seed):
                 if rng.random() < 0.5:
                     written += 1
                     retry(logs, now)
-                daemon.tick(now, set())
+                daemon.tick(now, Hints())
                 now += rng.choice([0.01, 0.3, 2.5, SETTLE_S / 2])
     with daemon_on(tmp_path) as daemon:
         for after in (1, 3, SETTLE_S + 4, SETTLE_S + 8):
-            daemon.tick(now + after, set())
+            daemon.tick(now + after, Hints())
         text = exposition(daemon)
 
     assert samples(text, "raywatch_run_restarts_total") == {
@@ -110,7 +111,7 @@ def test_a_series_stands_at_0_before_its_first_event(tmp_path):
     retry(logs, NOW + 1)
     with daemon_on(tmp_path) as daemon:
         for after, count in ((2, 0.0), (SETTLE_S, 0.0), (SETTLE_S + 3, 1.0), (900, 1.0)):
-            daemon.tick(NOW + after, set())
+            daemon.tick(NOW + after, Hints())
             shown = samples(exposition(daemon), "raywatch_run_restarts_total")
             assert shown == {("unknown_failure", "ray_train", "exp"): count}
 
@@ -126,7 +127,7 @@ def test_hostile_run_names_are_shown_and_survive(tmp_path):
         )
     for turn in range(2):
         with daemon_on(tmp_path) as daemon:
-            daemon.tick(NOW + 3 + 3 * turn, set())
+            daemon.tick(NOW + 3 + 3 * turn, Hints())
             text = exposition(daemon)
             assert len(samples(text, "raywatch_run_world_size")) == 3
             assert promtool(text) == (0, "")
@@ -140,7 +141,7 @@ def test_notices_survive_a_restart(tmp_path):
     (logs / "gcs_server.out").write_text(drain)
     with daemon_on(tmp_path) as daemon:
         daemon._counting.saw((), (), 3, NOW)
-        daemon.tick(NOW, set())
+        daemon.tick(NOW, Hints())
     with daemon_on(tmp_path) as daemon:
         assert samples(exposition(daemon), "raywatch_preemption_notices_total") == {("ray",): 3.0}
 
@@ -169,14 +170,14 @@ def test_what_is_forgotten_leaves_the_store_and_stays_counted(tmp_path):
         daemon._resuming.put(done("k1", NOW))
         daemon._resuming.put(replace(done("k2", NOW), state="suggested"))
         daemon.inbox.put(Outcome("k1", "succeeded", NOW + 5, ""))
-        daemon.tick(NOW + 5, set())
+        daemon.tick(NOW + 5, Hints())
     for turn, kept in enumerate(({"k1", "k2"}, {"k2"}, set())):
         with daemon_on(tmp_path) as daemon:
-            daemon.tick(NOW + turn * (KEEP_S + PRUNE_S + 10), set())
-            daemon.tick(NOW + turn * (KEEP_S + PRUNE_S + 10) + 3, set())
+            daemon.tick(NOW + turn * (KEEP_S + PRUNE_S + 10), Hints())
+            daemon.tick(NOW + turn * (KEEP_S + PRUNE_S + 10) + 3, Hints())
             assert daemon._resuming.ledger.keys() == kept
         with Store(tmp_path / "state" / "r.db") as store:
-            assert set(store.load().docs.get("action", {})) == kept
+            assert set(store.docs().get("action", {})) == kept
     counts = {k: v for k, v in samples(exposition(daemon), "raywatch_actions_total").items() if v}
 
     assert counts == {
@@ -193,7 +194,7 @@ def test_a_rebuilt_store_is_said(tmp_path):
         if broken:
             (tmp_path / "state" / "r.db").write_bytes(b"no database at all" * 100)
         with daemon_on(tmp_path) as daemon:
-            daemon.tick(NOW, set())
+            daemon.tick(NOW, Hints())
             assert json.loads(daemon.health()[1])["store_rebuilt"] is broken
             snapshot = json.loads(daemon.snapshot(-1) or b"{}")
             assert snapshot["store"] == {"error": None, "rebuilt": broken}

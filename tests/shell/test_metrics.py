@@ -35,6 +35,7 @@ VIEW = MetricsView(
     read_bytes={"gcs": 512},
     lag_bytes=7,
     files=4,
+    polling=True,
     sources={"logs": (True, 100.0)},
     ticks=(1, 2, *[0] * 8, 1),
     tick_seconds=2.75,

@@ -27,10 +27,10 @@ def test_what_was_committed_is_there_again(tmp_path):
         second.docs["incident", "1"] = None
         store.commit(second, durable=True)
     with Store(tmp_path / "s.db") as store:
-        stored = store.load()
+        cursors, docs = list(store.cursors()), store.docs()
 
-    assert stored.cursors == (CursorRow(1, 2, "f2", 2, 2, b"x", skipping=False),)
-    assert stored.docs == {"incident": {"2": "x" * 10}}
+    assert cursors == [CursorRow(1, 2, "f2", 2, 2, b"x", skipping=False)]
+    assert docs == {"incident": {"2": "x" * 10}}
 
 
 def test_a_full_disk_writes_nothing_and_the_same_commit_works_later(tmp_path):
@@ -42,11 +42,11 @@ def test_a_full_disk_writes_nothing_and_the_same_commit_works_later(tmp_path):
         big = change(2, 500_000)
         with pytest.raises(StoreWriteError, match="full"):
             store.commit(big)
-        assert [c.ino for c in store.load().cursors] == [1]
+        assert [c.ino for c in store.cursors()] == [1]
         store._db.execute("PRAGMA max_page_count=100000")
         store.commit(big)
 
-        assert [c.ino for c in store.load().cursors] == [1, 2]
+        assert [c.ino for c in store.cursors()] == [1, 2]
 
 
 def test_a_store_has_one_owner(tmp_path):
@@ -77,7 +77,7 @@ def test_damage_behind_the_first_page_is_seen_at_the_start(tmp_path, page):
         out.seek(int(size / 4096 * page - 1) * 4096)
         out.write(b"\xa5" * 4096)
     with Store(tmp_path / "s.db") as store:
-        assert (store.rebuilt, store.load().docs) == (True, {})
+        assert (store.rebuilt, store.docs()) == (True, {})
         store.commit(change(1))
 
     assert (tmp_path / "s.db.corrupt-1").stat().st_size == size
@@ -93,7 +93,7 @@ def test_a_kill_in_the_middle_of_taking_a_store_over_costs_nothing(tmp_path, mon
             patch.setattr(Mortal, "left", statement)
             Store(path).close()
         with Store(path) as store:
-            assert store.load().cursors == (CursorRow(1, 2, "f", 3, 4, b"x", skipping=False),)
+            assert list(store.cursors()) == [CursorRow(1, 2, "f", 3, 4, b"x", skipping=False)]
 
 
 def interrupted() -> None:
@@ -139,7 +139,7 @@ def test_a_store_of_the_first_schema_is_taken_over(tmp_path):
     first_schema(tmp_path)
     for _ in range(2):
         with Store(tmp_path / "s.db") as store:
-            assert store.load().cursors == (CursorRow(1, 2, "f", 3, 4, b"x", skipping=False),)
+            assert list(store.cursors()) == [CursorRow(1, 2, "f", 3, 4, b"x", skipping=False)]
 
 
 def test_a_place_that_cannot_be_written_is_said():

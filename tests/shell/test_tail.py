@@ -207,8 +207,8 @@ class Torn(Tailer):
 class Forgetful(Tailer):
     """Mutant: takes a renamed file for a new one."""
 
-    def _meet(self, path, found, now):
-        file = super()._meet(path, found, now)
+    def _meet(self, path, found, **how):
+        file = super()._meet(path, found, **how)
         if file is not None and path.endswith(".1") and file.source.path != path:
             file.source = Source(path, "worker")
             file.offset = file.line = 0
@@ -293,7 +293,7 @@ def test_descriptors_are_bounded_and_files_are_found_again(tmp_path):
     with Tailer([tmp_path], describe, max_open=5) as tailer:
         lines_of(tailer)
         tailer.poll(0.0)
-        assert sum(f.fd >= 0 for f in tailer._files.values()) <= 5
+        assert tailer._held <= 5
         with (tmp_path / "0.out").open("a") as out:
             out.write("two\n")
 
@@ -467,12 +467,12 @@ def test_a_sweep_goes_on_from_poll_to_poll(tmp_path):
     for i in range(3 * SLICE):
         (tmp_path / f"{i}.out").write_text("one\n")
     with Tailer([tmp_path], describe) as tailer:
-        tailer.begin_sweep(0.0)
+        tailer.begin_sweep()
         met = [tailer.files()]
         (tmp_path / "late.out").write_text("late\n")
         chunks = tailer.poll(0.0, dirty={str(tmp_path / "late.out")})
         met.append(tailer.files())
-        while tailer.busy():
+        while tailer.is_sweeping():
             lines_of(tailer, dirty=())
 
     assert "late\n" in [c.data.decode() for c in chunks]

@@ -1,0 +1,147 @@
+"""The followed session: events may be dropped, may not come at all, and may come late; nothing is lost of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from raywatch.collect.hints import Hints
+from raywatch.collect.wake import Observed, best
+from raywatch.following import ACTIVE_S, POLL_S, UNTOLD_S, Following
+from tests.daemons import make_session
+
+
+def nothing(_data: bytes | bytearray | memoryview) -> list[int]:
+    """A matcher that finds nothing."""
+    return []
+
+
+class Silent:
+    """Watches as on a mount that others write to: no event ever comes."""
+
+    def __init__(self, _folders: object) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def read(self) -> Hints:
+        return Hints()
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+@pytest.fixture
+def following(tmp_path):
+    """A session that is followed from its start."""
+    make_session(tmp_path)
+    following = Following([tmp_path], None, ())
+    yield following
+    following.close()
+
+
+def settle(following: Following, now: float) -> None:
+    """Look for the session and read what is there."""
+    following.sweep(now)
+    for _ in range(20):
+        following.read(now, following.waker.wait(0), nothing)
+        if following.is_history_read():
+            return
+    raise AssertionError("the history is never read")
+
+
+def read_bytes(following: Following) -> int:
+    """How much was read of all files."""
+    return sum(following.tailer.read_bytes.values())
+
+
+def logs(tmp_path: Path) -> Path:
+    """The folder of the logs."""
+    return (tmp_path / "session_latest").resolve() / "logs"
+
+
+def test_dropped_events_make_it_look_at_everything_at_once(tmp_path, following):
+    """Also into folders that came meanwhile: not at the next sweep, in the same turn."""
+    if (
+        best() is Observed
+    ):  # it does not say that events were dropped; the sweeps find what they hid
+        return
+    folder = logs(tmp_path)
+    settle(following, 100.0)
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    with (folder / "a.log").open("ab", 0) as a, (folder / "b.log").open("ab", 0) as b:
+        for _ in range(limit // 2 + 10):  # equal events in a row are one
+            a.write(b".\n")
+            b.write(b".\n")
+    (folder / "late").mkdir()
+    (folder / "late" / "raylet.out").write_text("one\ntwo\n")
+    (folder / "quiet.log").write_text("three\n")
+    now, turns = 100.01, 0
+    while not following.is_history_read() or not turns:
+        following.read(now, following.waker.wait(0.1), nothing)
+        now, turns = now + 0.001, turns + 1
+        assert turns < 20
+    assert read_bytes(following) == 2 * 2 * (limit // 2 + 10) + 8 + 6
+    with (folder / "late" / "raylet.out").open("a") as out:
+        out.write("four\n")
+    following.read(now, following.waker.wait(1.0), nothing)
+
+    assert read_bytes(following) == 2 * 2 * (limit // 2 + 10) + 8 + 6 + 5
+
+
+def test_growth_that_no_event_tells_makes_it_poll(tmp_path, following):
+    """It says why, and files that grew lately are then read several times a second."""
+    log = logs(tmp_path) / "raylet.out"
+    log.write_text("one\n")
+    following.waker._watching = Silent
+    settle(following, 100.0)
+    assert (following.waker.mode, following.waker.reason) == ("inotify", "")
+    with log.open("a") as out:
+        now = 100.0
+        while following.waker.mode == "inotify":
+            now += 0.5
+            out.write("more\n")
+            out.flush()
+            following.sweep(now)
+            following.read(now, Hints(), nothing)
+            assert now < 100 + 2 * UNTOLD_S + 4
+        assert following.waker.reason == "a file grew and no event told"
+        assert following.idle_s(now) <= POLL_S
+        before = read_bytes(following)
+        out.write("much later\n")
+        out.flush()
+        following.read(now + POLL_S, Hints(), nothing)
+
+        assert read_bytes(following) >= before + 11
+        assert POLL_S < ACTIVE_S
+
+
+def test_a_long_turn_is_no_reason_to_distrust(tmp_path, following):
+    """Events that waited while it took are heard first."""
+    log = logs(tmp_path) / "raylet.out"
+    log.write_text("one\n")
+    settle(following, 100.0)
+    for turn in range(1, 6):
+        hints = following.waker.wait(0)
+        with log.open("a") as out:  # after the events were taken, before the sweep looks
+            out.write("more\n")
+        following.sweep(100.0 + 5 * turn)
+        following.read(100.0 + 5 * turn, hints, nothing)
+
+    assert following.waker.mode == "inotify"
+
+
+def test_a_folder_that_comes_late_is_watched_once_it_is_there(tmp_path):
+    """Ray makes the session before its logs."""
+    session = tmp_path / "session_2026-11-24_00-00-00_000001_1"
+    session.mkdir()
+    following = Following([tmp_path], None, ())
+    try:
+        following.sweep(100.0)
+        assert following.waker.mode == "poll"
+        (session / "logs").mkdir()
+        (session / "logs" / "raylet.out").write_text("one\n")
+        settle(following, 102.5)
+
+        assert following.waker.mode == "inotify"
+        assert read_bytes(following) == 4
+    finally:
+        following.close()
