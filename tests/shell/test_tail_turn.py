@@ -206,6 +206,24 @@ def test_a_restart_where_all_was_read_is_caught_up(tmp_path):
         assert tailer.caught_up()
 
 
+def test_an_open_record_comes_again_when_its_file_was_quiet(tmp_path):
+    """Without any event; what was told of it is known then, and after a restart."""
+    append(tmp_path / "a", "one\nFAIL\n")
+    with Tailer([tmp_path], describe) as tailer:
+        (chunk,) = tailer.poll(1.0, match=Matching())
+        tailer.commit(chunk, 4, told=2)
+        assert tailer.next_at() == 1.005
+        assert tailer.poll(1.004, dirty=(), match=Matching()) == []
+        (again,) = tailer.poll(1.01, dirty=(), match=Matching())
+        cursors = tailer.cursors()
+    with Tailer([tmp_path], describe, cursors) as tailer:
+        (later,) = tailer.poll(2.0, match=Matching())
+
+    assert (chunk.final, again.final) == (False, True)
+    assert (again.offset, again.line, again.told) == (later.offset, later.line, later.told)
+    assert (again.offset, again.line, again.told) == (4, 2, 2)
+
+
 def test_a_sweep_reads_no_file_that_rests(tmp_path):
     """It looks at size and time."""
     for i in range(50):
