@@ -31,6 +31,7 @@ from raywatch.core.incidents import State, correlate_all, expire
 from raywatch.core.runs import Runs
 from raywatch.core.view import drain_json, incident_json, rfc3339
 from raywatch.counting import Counting
+from raywatch.examining import Examining, History
 from raywatch.following import Following, hold_many_files, label
 from raywatch.memory import documents, remembered
 from raywatch.metrics import TICK_BUCKETS, MetricsView
@@ -45,10 +46,10 @@ from raywatch.model import (
     Outcome,
     SessionSeen,
 )
-from raywatch.pipeline import Engine, examine, load_engine
+from raywatch.pipeline import Engine, load_engine
 from raywatch.resuming import Look, Resuming
 from raywatch.service import Inbox, Service
-from raywatch.shown import Publisher, source_row
+from raywatch.shown import Publisher, source_row, ups
 from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 
 log = logging.getLogger("raywatch.daemon")
@@ -56,7 +57,7 @@ SWEEP_S = 2.0  # between two looks for another session, and at what nothing tell
 TURN_S = 0.008  # between two looks while something is being written; the first write after a rest is looked at at once
 SETTLE_S = 1.0  # between two turns of decisions when nothing happened
 SWITCH_S = (
-    0.0001  # how long the second thread may compute while the first one waits for the interpreter
+    1e-4  # how long the second thread may compute while the first one waits for the interpreter
 )
 COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
 PASSED = 500  # cursors a commit of files that said nothing: so many rows are some 3 ms
@@ -77,7 +78,6 @@ class Daemon:
         engine: Engine,
         store: Store,
     ) -> None:
-        self._zone = zone
         self._engine, self._store = engine, store
         self.inbox: Inbox = SimpleQueue()
         self.service: Service | None = None
@@ -93,6 +93,8 @@ class Daemon:
         self._pending = Commit()  # what the disk does not have yet
         started = float(docs.get("start", {}).get("-", time.time()))
         self._pending.docs["start", "-"] = repr(started)
+        self._history = History(docs.get(History.KIND, {}))
+        self._examining = Examining(engine, zone)
         self._resuming = Resuming(config.resume, engine.ruleset.classes, docs, started_at=started)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
@@ -114,7 +116,10 @@ class Daemon:
 
     def close(self) -> None:
         """Commit what is known and let go of the files."""
-        self._commit(time.time(), force=True, passed=None)
+        now, before = time.time(), self.state
+        self._take_counted(now)
+        self._collect_documents(before, self._resuming.runs)
+        self._commit(now, force=True, passed=None)
         self._logs.close()
 
     def wait(self) -> Hints:
@@ -156,8 +161,13 @@ class Daemon:
         before, runs = self.state, self._resuming.runs
         findings, facts = self._examine(chunks, now)
         self._correlate(findings, facts, now)
-        self._caught_up = self._caught_up or self._logs.is_history_read()
+        if not self._caught_up and self._logs.is_history_read():
+            self._caught_up = True
+            for key, text in self._history.documents(self._logs.name or "", now).items():
+                self._pending.docs[History.KIND, key] = text
         news = self._resume(facts, now)
+        if self.state is not before or news or not self._soon(now):
+            self._take_counted(now)
         self._count(runs, now, sweep=sweep)
         self._collect_documents(before, runs)
         changed = self.state is not before or news
@@ -174,17 +184,25 @@ class Daemon:
                 self.service.keep(self._resuming.packages(), self._logs.session)
 
     def _examine(self, chunks: list[Chunk], now: float) -> tuple[list[Finding], list[Fact]]:
-        findings: list[Finding] = []
-        facts: list[Fact] = []
-        for chunk in chunks:
-            # Output without times was written just now, unless it was there before we looked.
-            last_at = now if self._caught_up else None
-            seen = examine(self._engine, chunk, self._zone, last_at, early=self._caught_up)
-            self._tailer.commit(chunk, seen.upto, told=seen.told)
-            findings += seen.findings
-            facts += seen.facts
+        """Output without times was written just now, unless it was there before we looked."""
+        session = self._logs.name or ""
+
+        def date(chunk: Chunk) -> float | None:
+            return now if self._caught_up else self._history.date(chunk, session)
+
+        def commit(chunk: Chunk, upto: int, told: int) -> None:
+            self._tailer.commit(chunk, upto, told=told)
+
+        if chunks:
             self._last_read_at = now
-        return findings, facts
+        return self._examining.of(chunks, now, date, commit, early=self._caught_up)
+
+    def _take_counted(self, now: float) -> None:
+        """Put in what was only counted: it goes to the disk together with the cursors behind it."""
+        if self._examining.pending:
+            findings, facts = self._examining.counted()
+            self._correlate(findings, facts, now)
+            self._resuming.learn(facts, [], now)
 
     def _correlate(self, findings: list[Finding], facts: list[Fact], now: float) -> None:
         classes = self._engine.ruleset.classes
@@ -294,8 +312,7 @@ class Daemon:
 
         `passed`: so many cursors of files that said nothing; the others wait for the next time.
         """
-        wait_s = RETRY_S if self._write_error else COMMIT_S
-        soon = 0 <= now - self._committed_at < wait_s
+        soon = self._soon(now)
         if soon and (self._write_error or not force):
             return
         self._collect_cursors(0 if soon else passed)
@@ -310,6 +327,10 @@ class Daemon:
             self._write_error = str(error)
             return
         self._pending, self._write_error = Commit(), ""
+
+    def _soon(self, now: float) -> bool:
+        """Say whether the last commit, or the last try, was a moment ago."""
+        return 0 <= now - self._committed_at < (RETRY_S if self._write_error else COMMIT_S)
 
     def _measure(self, seconds: float) -> None:
         self._ticks[sum(seconds > b for b in TICK_BUCKETS)] += 1
@@ -342,13 +363,7 @@ class Daemon:
 
     def _sources(self) -> list[dict[str, str | int | None]]:
         return [
-            {
-                "source": "logs",
-                "up": int(self._logs.session is not None),
-                "files": self._tailer.files(),
-                "mode": self._logs.waker.mode,
-                "last_at": rfc3339(self._last_read_at),
-            },
+            {**self._logs.row(), "last_at": rfc3339(self._last_read_at)},
             *map(source_row, self._endpoints.values()),
         ]
 
@@ -366,14 +381,10 @@ class Daemon:
             read_bytes=dict(self._tailer.read_bytes),
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),
-            polling=self._logs.session is not None and self._logs.waker.mode != "inotify",
+            polling=self._logs.is_polling(),
             sources={
                 "logs": (self._logs.session is not None, self._last_read_at),
-                **{
-                    h.name: (h.state == "up", h.at)
-                    for h in self._endpoints.values()
-                    if h.state != "off"  # switched off is not down
-                },
+                **ups(self._endpoints.values()),
             },
             ticks=tuple(self._ticks),
             tick_seconds=self._tick_seconds,
@@ -393,9 +404,7 @@ class Daemon:
     def health(self) -> tuple[bool, bytes]:
         """Say whether the daemon sees and keeps what happens. A blind watcher is not healthy."""
         facts = {
-            "session": self._logs.name,
-            "watch": self._logs.waker.mode,
-            "watch_reason": self._logs.waker.reason,
+            **self._logs.health(),
             "store": self._write_error or "ok",
             "store_rebuilt": self._store.rebuilt,
         }

@@ -56,6 +56,23 @@ class Following:
         """The session's name, None while there is none."""
         return self.session.name if self.session else None
 
+    def row(self) -> dict[str, str | int | None]:
+        """Return the logs as a source of facts."""
+        up = int(self.session is not None)
+        return {"source": "logs", "up": up, "files": self.tailer.files(), "mode": self.waker.mode}
+
+    def health(self) -> dict[str, str | None]:
+        """Say how files are watched, and why not by events alone."""
+        return {
+            "session": self.name,
+            "watch": self.waker.mode,
+            "watch_reason": self.waker.reason,
+        }
+
+    def is_polling(self) -> bool:
+        """Say whether events do not tell all."""
+        return self.session is not None and self.waker.mode != "inotify"
+
     def close(self) -> None:
         """Let go of the files."""
         self.waker.close()

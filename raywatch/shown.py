@@ -93,3 +93,8 @@ def source_row(health: EndpointHealth) -> dict[str, str | int | None]:
         "detail": health.detail,
         "last_at": rfc3339(health.at),
     }
+
+
+def ups(endpoints: Iterable[EndpointHealth]) -> dict[str, tuple[bool, float]]:
+    """Return which endpoints answer and when they last did; one that is switched off is not down."""
+    return {h.name: (h.state == "up", h.at) for h in endpoints if h.state != "off"}

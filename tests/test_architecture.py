@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "runbooks": {"model", "resources"},
     "options": {"client"},
     "reading": {"model", "core", "pipeline"},
+    "examining": {"model", "core", "pipeline"},
     "compiled": {"core"},
     "pipeline": {"model", "core", "collect", "compiled", "resources"},
     "pieces": {"model", "collect", "archive", "nodes", "pipeline", "reading"},

@@ -98,6 +98,22 @@ def test_spans_of_a_file_say_together_what_it_says(tmp_path, name, data, cuts):
     assert found == [evidence for *_, evidence in whole(source, data)]
 
 
+def test_a_record_that_began_in_the_block_before_is_whole(tmp_path, monkeypatch):
+    """The line that dates it says nothing by itself, and ends its block."""
+    quiet = b"[2026-11-24 12:00:00,000 I 1 1] (raylet) healthy\n" * 2000
+    dated = b"[2026-11-24 12:00:59,000 I 1 1] (raylet) says what follows:\n"
+    text = quiet + dated + OOM.format(n=1).encode() + b"\n" + quiet
+    monkeypatch.setattr(reading, "BLOCK", len(quiet + dated))
+    monkeypatch.setattr(reading, "_BUFFER", 2 * len(text))
+    seen = examine_stream(ENGINE, source_of("raylet.out"), io.BytesIO(text), UTC)
+    expected = whole(source_of("raylet.out"), text)
+    if not expected:  # the sample must be one that counts there
+        expected = whole(source_of("driver.log"), text)
+        seen = examine_stream(ENGINE, source_of("driver.log"), io.BytesIO(text), UTC)
+
+    assert said(seen) == expected != []
+
+
 def test_a_plain_file_is_counted_when_somebody_asks(tmp_path, monkeypatch):
     """The line number behind quiet blocks is right, and a quiet file is not counted at all."""
     quiet = b"".join(
