@@ -133,10 +133,11 @@ def test_telling_early_changes_nothing_but_the_time(tmp_path, pause):
 
 def test_a_json_line_is_whole():
     """In whatever file it stands, nothing more can belong to it: it is not held until the file is still."""
-    line = b'{"asctime": "2026-11-24 12:00:00,123", "levelname": "ERROR", "message": "torch.OutOfMemoryError: CUDA out of memory."}\n'
+    line = b'{"asctime": "2026-11-24 12:00:00,123", "levelname": "ERROR", "message": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."}\n'
     for name in ("job-driver-x.log", f"train/ray-train-app-worker-{'a' * 56}.log"):
         source = describe(f"/session_1/logs/{name}")
         assert source is not None
         chunk = Chunk(source, FileId(1, 1), 0, 1, line, 1.0)
 
-        assert examine(ENGINE, chunk, timezone.utc).upto == chunk.end
+        seen = examine(ENGINE, chunk, timezone.utc)
+        assert ([f.class_id for f in seen.findings], seen.upto) == (["cuda_oom"], chunk.end)

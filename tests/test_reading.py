@@ -105,13 +105,11 @@ def test_a_record_that_began_in_the_block_before_is_whole(tmp_path, monkeypatch)
     text = quiet + dated + OOM.format(n=1).encode() + b"\n" + quiet
     monkeypatch.setattr(reading, "BLOCK", len(quiet + dated))
     monkeypatch.setattr(reading, "_BUFFER", 2 * len(text))
-    seen = examine_stream(ENGINE, source_of("raylet.out"), io.BytesIO(text), UTC)
-    expected = whole(source_of("raylet.out"), text)
-    if not expected:  # the sample must be one that counts there
-        expected = whole(source_of("driver.log"), text)
-        seen = examine_stream(ENGINE, source_of("driver.log"), io.BytesIO(text), UTC)
+    source = source_of("supervisor-raysubmit_1.log")
+    seen = examine_stream(ENGINE, source, io.BytesIO(text), UTC)
 
-    assert said(seen) == expected != []
+    assert said(seen) == whole(source, text)
+    assert [f.evidence.at for f in seen.findings] == [1_795_521_659.0]
 
 
 def test_a_plain_file_is_counted_when_somebody_asks(tmp_path, monkeypatch):
