@@ -174,5 +174,6 @@ def _is_open(chunk: Chunk, record: Record) -> bool:
     rest = chunk.end - record.end
     if rest > MAX_BLANK or record.end - record.offset >= MAX_RECORD:
         return False
-    is_json = chunk.data.startswith(b'{"', record.offset - chunk.offset)
-    return not is_json and not chunk.data[len(chunk.data) - rest :].strip()
+    begin, end = record.offset - chunk.offset, len(chunk.data) - rest
+    is_json = chunk.data.startswith(b'{"', begin) and chunk.data.find(b"\n", begin, end) < 0
+    return not is_json and not chunk.data[end:].strip()

@@ -25,6 +25,13 @@ FIXTURES = settings(
 )
 
 
+@pytest.fixture(autouse=True)
+def _all_told_apart(monkeypatch):
+    """Who may be told apart in a storm is another matter: tests/core/test_crowds.py."""
+    monkeypatch.setattr(crowds, "LIMIT", 1_000_000)
+    monkeypatch.setattr(crowds, "LIMIT_UNDATED", 1_000_000)
+
+
 class Trickle:
     """A stream that gives as little as it likes, as pipes and archives do."""
 
@@ -70,8 +77,6 @@ def test_blocks_and_pieces_change_nothing(monkeypatch, name, data, sizes, draw):
     """The blocks are longer than any record here: each finding has its line, its offset and its time."""
     block = draw.draw(st.integers(4000, 6000))
     monkeypatch.setattr(reading, "BLOCK", block)
-    monkeypatch.setattr(crowds, "LIMIT", 1_000_000)
-    monkeypatch.setattr(crowds, "LIMIT_UNDATED", 1_000_000)
     source, text = source_of(name), data * 3
     seen = examine_stream(ENGINE, source, Trickle(text, sizes), UTC)
 
