@@ -21,7 +21,10 @@ from tests.core.test_repeats import sums
 ENGINE = load_engine()
 UTC = timezone.utc
 FIXTURES = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=250,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -30,6 +33,12 @@ def _all_told_apart(monkeypatch):
     """Who may be told apart in a storm is another matter: tests/core/test_crowds.py."""
     monkeypatch.setattr(crowds, "LIMIT", 1_000_000)
     monkeypatch.setattr(crowds, "LIMIT_UNDATED", 1_000_000)
+
+
+@pytest.fixture
+def _no_storms(monkeypatch):
+    """Every line is expanded: tests/core/test_repeats.py has what is counted."""
+    monkeypatch.setattr(reading, "STORM", 1_000_000)
 
 
 class Trickle:
@@ -67,6 +76,7 @@ def _facts(findings) -> list[tuple[object, ...]]:
 
 
 @FIXTURES
+@pytest.mark.usefixtures("_no_storms")
 @given(
     st.sampled_from(NAMES),
     TEXTS_OF_ONE,
@@ -85,6 +95,7 @@ def test_blocks_and_pieces_change_nothing(monkeypatch, name, data, sizes, draw):
 
 
 @FIXTURES
+@pytest.mark.usefixtures("_no_storms")
 @given(st.sampled_from(NAMES), TEXTS_OF_ONE, st.lists(st.integers(0, 100), max_size=3))
 def test_spans_of_a_file_say_together_what_it_says(tmp_path, name, data, cuts):
     """Records on a border belong to one of them; lines are numbered from the span's first."""

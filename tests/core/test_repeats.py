@@ -44,7 +44,7 @@ def in_two_ways(chunks: list[Chunk]) -> tuple[list[Finding], list[Finding]]:
     return plain, [*few, *counted(ENGINE, repeats, UTC)[0]]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600, deadline=None, derandomize=True)
 @given(st.sampled_from(NAMES), TEXTS, st.booleans(), st.sampled_from([0, 1000]))
 def test_counting_says_what_expanding_says(name, data, final, many):
     """For any text of any format: the same number of records of each class and subject, the same facts."""
@@ -59,7 +59,7 @@ def test_counting_says_what_expanding_says(name, data, final, many):
     assert set(told.facts + counted(ENGINE, repeats, UTC)[1]) <= set(seen.facts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.sampled_from(NAMES), st.lists(TEXTS, max_size=4))
 def test_counts_go_on_from_chunk_to_chunk(name, texts):
     """What was learned in one chunk is known in the next."""
