@@ -139,6 +139,7 @@ def _examine(engine: Engine, member: Member, piece: Piece, zone: tzinfo, report:
     if source is not None:
         unknown = replace(source, node="")  # `nodes` tell it, once all are known
         seen = examine_stream(engine, unknown, stream, zone, span=piece.span)
+        report.lines = seen.lines
         report.findings += seen.findings
         report.facts += seen.facts
         report.size += seen.size if piece.span is None else piece.size  # less the context
@@ -148,8 +149,6 @@ def _examine(engine: Engine, member: Member, piece: Piece, zone: tzinfo, report:
             report.nodes[path] = node
     if stream.why:
         report.damaged.append((path, stream.why))
-    if piece.span is not None and (report.findings or report.facts):
-        report.lines = count_lines(piece)
 
 
 def count_lines(piece: Piece) -> int:

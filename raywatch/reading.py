@@ -30,11 +30,12 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a stream said, and how many bytes it had."""
+    """What a stream said, and how many bytes it had. `lines` of a span that said anything: how many it has."""
 
     findings: tuple[Finding, ...]
     facts: tuple[Fact, ...]
     size: int
+    lines: int | None = None
 
 
 def examine_stream(
@@ -100,7 +101,10 @@ class _Reader:
         self._findings += self._crowds.take(findings)
         self._facts += facts
         self._findings += self._crowds.rest()
-        return Read(tuple(self._findings), tuple(self._facts), self._size)
+        begin, end = self._span
+        some = begin < end < sys.maxsize and (self._findings or self._facts)
+        lines = self._lines.at(end) - 1 if some else None
+        return Read(tuple(self._findings), tuple(self._facts), self._size, lines)
 
     def _fill(self) -> bool:
         """Read up to a block, not past the next stop; return whether anything came."""

@@ -24,7 +24,7 @@ from raywatch.model import HIT_BITS, Chunk, Record
 STORM = 64  # hits at once, from which repeats are looked for
 MAX_SHAPES = 4096  # that are remembered; then all are forgotten and learned again
 MAX_IDENTITIES = 1024  # of one shape; whoever comes later is counted with the others
-MAX_NEW = 256  # lines of one chunk that are expanded because they say something new, and
+MAX_NEW = 128  # lines of one chunk that are expanded because they say something new, and
 FEW = 4  # of one group of signatures at the least
 SURE = 4096  # lines of one shape that are asked whom they name; from then on each SAMPLEth is
 SAMPLE = 64
@@ -274,6 +274,8 @@ class Repeats:
         if shape.kind is _DATED:
             digits = digits[_DATE:]
         repeat = shape.numbers.get(digits)
+        if repeat is None and group.latest and not shape.unless and self._is_crowded(group):
+            return group.latest
         if repeat is None:
             who = _identity(shape, line)
             repeat = shape.known.get(who)
