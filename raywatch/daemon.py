@@ -54,7 +54,7 @@ from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 
 log = logging.getLogger("raywatch.daemon")
 SWEEP_S = 2.0  # between two looks for another session, and at what nothing tells
-TURN_S = 0.008  # between two looks while something is being written; the first write after a rest is looked at at once
+TURN_S = 0.006  # between two looks while something is being written; the first write after a rest is looked at at once
 SETTLE_S = 1.0  # between two turns of decisions when nothing happened
 SWITCH_S = (
     1e-4  # how long the second thread may compute while the first one waits for the interpreter
