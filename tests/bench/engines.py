@@ -218,6 +218,38 @@ def storm(bench: Bench) -> None:
         bench.drop(name)
 
 
+def one_storm(bench: Bench) -> None:
+    """Every line is the same failure but for its number: what storms mostly are. Ten workers run out of memory."""
+    large, small = (_same_line(bench, f"same-{n}", bench.size // n) for n in (4, 16))
+    costs = bench.beside_ripgrep("storm of one failure", large, 0.5)
+    speed = large.truth.lines / cpu_s(costs["scan"])
+    bench.report.add(
+        "storm of one failure: speed of one core",
+        "scan --json",
+        speed,
+        at_least(500_000, "lines/s"),
+    )
+    _flat(bench, "storm of one failure", large, costs["scan"][-1], small)
+    bench.drop("same-4")
+    bench.drop("same-16")
+
+
+def _same_line(bench: Bench, name: str, size: int) -> Corpus:
+    folder = bench.work / name
+    folder.mkdir()
+    line = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {n}.{n:02} GiB. GPU 3 has 79.10 GiB in all\n"
+    block = "".join(line.format(n=n) for n in range(10, 90)).encode()
+    times = size // 10 // len(block)
+    for worker in range(10):
+        path = folder / f"worker-{worker:056x}-02000000-{worker + 500}.err"
+        with path.open("wb") as out:
+            out.writelines(block for _ in range(times))
+    lines = 10 * 80 * times
+    truth = logs.Truth(10 * times * len(block), lines, lines, lines, lines)
+    bench.made[name] = Corpus(folder, truth)
+    return bench.made[name]
+
+
 def _flat(bench: Bench, what: str, large: Corpus, cost: Cost, small: Corpus) -> None:
     other = cost_of(bench.scan(small.folder), codes=(0, 1))
     times = large.truth.size / small.truth.size
@@ -263,7 +295,7 @@ def jobs(bench: Bench) -> None:
 
 
 PARTS: Mapping[str, Callable[[Bench], None]] = {
-    p.__name__: p for p in (quiet, jobs, mtail, one_file, mid, storm, memory)
+    p.__name__: p for p in (quiet, jobs, mtail, one_file, mid, storm, one_storm, memory)
 }
 
 
