@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from zlib import crc32
 
 from raywatch.collect.tail import Tailer
 from raywatch.model import HIT_BITS, Chunk, Source
@@ -56,7 +57,7 @@ def test_many_files_are_matched_at_once_and_only_hits_are_given(tmp_path):
     assert sum(tailer.read_bytes.values()) == 3 * 400 + 4
 
 
-def test_what_is_committed_has_the_anchor_and_the_line_of_the_file(tmp_path):
+def test_what_is_committed_has_the_proof_and_the_line_of_the_file(tmp_path):
     """Whether it was committed because nothing hit, or by whoever reads."""
     log = tmp_path / "a"
     append(log, "1234567\n" * 50)
@@ -66,7 +67,8 @@ def test_what_is_committed_has_the_anchor_and_the_line_of_the_file(tmp_path):
         (cursor,) = tailer.cursors()
 
     assert (cursor.offset, cursor.line) == (404, 52)
-    assert cursor.anchor == log.read_bytes()[-64:]
+    read = log.read_bytes()
+    assert (cursor.offset, cursor.stretch, cursor.crc) == (len(read), len(read), crc32(read))
 
 
 def test_a_line_that_is_being_written_waits_without_being_read_again(tmp_path):
