@@ -76,17 +76,17 @@ class Followed:
         return True
 
     def begin_anew(self) -> None:
-        """It was truncated, refilled, or has the number of another: only content betrays it."""
+        """Start at its beginning: it was truncated, refilled, or has the number of another."""
         self.offset = self.line = self.told = self.history = self.stretch = self.crc = 0
         self.anchor, self.skipping, self.held, self.rewritten = b"", False, False, True
 
     def tell(self, told: int, data: bytes) -> None:
-        """Keep that line `told` of what is behind the cursor was reported, and what it was."""
+        """Note that `data`, which is behind the cursor, was reported up to line `told`, and what that was."""
         crc = crc_of_lines(data, told - self.line) if told > self.line else None
         self.told, self.told_crc = (0, 0) if crc is None else (told, crc)
 
     def told_of(self, data: bytes) -> int:
-        """Return the last line of what is behind the cursor that was reported, 0 where that was said of other lines."""
+        """Return which line of `data` was the last to be reported, 0 where that was said of other lines."""
         if self.told and self.told_crc not in (-1, crc_of_lines(data, self.told - self.line)):
             self.told = 0
         return self.told

@@ -5,6 +5,9 @@ still. While a file is held open its number is its own: each read overlaps the l
 was cut and filled again. What was closed, stored or at rest is proved by more when it is opened: lines of one component
 may end alike for hundreds of bytes. Of that stretch only length and checksum are kept.
 
+What remains: a file that is cut and filled again between two looks, farther than it was, with the same last bytes just
+there. It is found out when the file is opened next, and read anew.
+
 CRC-32, because it goes on from a number: nothing has to be read again when a line is added. That two different
 stretches have the same one happens once in 2**32 numbers given anew; who makes it happen hides lines of its own.
 """

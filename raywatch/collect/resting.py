@@ -34,9 +34,7 @@ class Cursor:
     crc: int
     skipping: bool = False
     told: int = 0  # the last line that was reported before its record was whole
-    told_crc: int = (
-        0  # of what lies between the offset and the end of that line; -1 where it was not kept
-    )
+    told_crc: int = 0  # of all lines from the offset to that one; -1 where it was not kept
 
 
 class Rested(NamedTuple):

@@ -11,8 +11,6 @@ from raywatch.model import FileId
 from tests.crash.writer import broken_ring
 
 NOW = 1_800_000_000.0
-
-
 END = "exit_type = SYSTEM_ERROR, exit_detail = Worker unexpectedly exits with a connection error code 2.\n"
 
 

@@ -147,6 +147,19 @@ def test_a_store_of_the_first_schema_is_taken_over(tmp_path):
             ]
 
 
+def test_what_was_told_early_is_taken_over_from_the_second_schema(tmp_path):
+    """Of which lines, it did not keep."""
+    path = first_schema(tmp_path)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("ALTER TABLE cursors ADD COLUMN told INTEGER NOT NULL DEFAULT 0")
+        db.execute("UPDATE cursors SET told = 7")
+        db.execute("PRAGMA user_version=2")
+    with Store(path) as store:
+        (cursor,) = store.cursors()
+
+    assert cursor == CursorRow(1, 2, "f", 3, 4, 1, crc32(b"x"), False, 7, -1)
+
+
 def test_a_place_that_cannot_be_written_is_said():
     """With the path, in one line."""
     with pytest.raises(StoreError, match=r"/proc/nope/raywatch\.db: cannot be opened: No such"):

@@ -304,7 +304,7 @@ STORIES = (
     ([("write", 0, 3), ALL, ALL, ("refill", 0), ALL], 2048),
     ([("write", 0, 3), ALL, LINE, ALL, ("refill", 0), ALL], 2048),
     ([LINE, ALL, LINE, ALL, LINE, ALL, LINE, ALL, ("reborn", 0), ALL], 2048),
-    ([LINE, ALL, ALL, ("reborn", 0), ALL], 0),
+    ([("write", 0, 3), ALL, ALL, ("refill", 0), ALL], 0),
     ([LINE, ALL, ALL, LINE, ALL], 0),
     ([LINE, EARLY, ("restart",), ALL], 2048),
     ([LINE, EARLY, ("write", 1, 1), ("refill", 0), ALL], 2048),
