@@ -95,6 +95,36 @@ def test_the_proof_of_a_file_that_grows_by_little_stays_short(tmp_path, match):
     assert min(lengths[STRETCH // 100 + 1 :]) >= STRETCH
 
 
+def test_what_was_filled_again_unseen_is_read_before_it_rests(tmp_path):
+    """No event told, and its size is the same."""
+    log, other = tmp_path / "a", tmp_path / "b"
+    append(log, "old 1\n")
+    with Tailer([tmp_path], describe, max_open=1) as tailer:
+        commit(tailer, tailer.poll(0.0))
+        for now, line in ((1.0, "old 2\n"), (1.5, "old 3\n")):
+            commit(tailer, tailer.poll(now, dirty=(), written=append(log, line)))
+        log.write_text("new 1\nnew 2\nnew 3\n")
+        found = commit(tailer, tailer.poll(2.0, dirty=append(other, "other\n")))
+        for now in (3.0, 4.0):
+            found += commit(tailer, tailer.poll(now, dirty=()))
+
+    assert found == ["other", "new 1", "new 2", "new 3"]
+
+
+def test_another_file_under_a_known_number_is_given_as_what_it_is(tmp_path):
+    """Not as lines of the file whose number it got, when it is opened to be matched among others."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    append(old, "one\ntwo\n")
+    with Tailer([tmp_path], describe, max_open=0) as tailer:
+        tailer.poll(0.0, match=Matching(), budget=0)
+        commit(tailer, tailer.poll(1.0, dirty=(), match=Matching(), share=1))
+        old.rename(new)
+        new.write_text("FAIL\n")
+        (chunk,) = tailer.poll(2.0, dirty={str(old), str(new)}, match=Matching())
+
+    assert (chunk.source.path, chunk.rewritten) == (str(new), True)
+
+
 def test_a_line_that_is_being_written_waits_without_being_read_again(tmp_path):
     """Until it goes on, or for as long as it may linger: a thousand progress bars cost nothing in between."""
     log, matching = tmp_path / "a", Matching()
