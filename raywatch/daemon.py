@@ -84,10 +84,7 @@ class Daemon:
         docs = store.docs()
         self.state: State = remembered(docs)
         self._counting = Counting(config.resume, engine.ruleset.classes, docs)
-        cursors = (
-            Cursor(FileId(c.dev, c.ino), c.path, c.offset, c.line, c.anchor, c.skipping, c.told)
-            for c in store.cursors()
-        )
+        cursors = (Cursor(FileId(c.dev, c.ino), c.path, *c[3:]) for c in store.cursors())
         self._logs = Following(temp_dirs, config.session_dir, cursors)
         self._tailer = self._logs.tailer
         self._pending = Commit()  # what the disk does not have yet
@@ -301,7 +298,10 @@ class Daemon:
     def _collect_cursors(self, passed: int | None) -> None:
         self._pending.forget(self._tailer.gone())  # first: a new file may have a dead one's number
         self._pending.put_cursors(
-            CursorRow(*c.file, label(c.path), c.offset, c.line, c.anchor, c.skipping, c.told)
+            CursorRow(
+                *(*c.file, label(c.path), c.offset, c.line),
+                *(c.stretch, c.crc, c.skipping, c.told, c.told_crc),
+            )
             for c in self._tailer.cursors(passed)
         )
 

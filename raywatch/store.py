@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
+from zlib import crc32
 
 from raywatch.model import RaywatchError
 
-SCHEMA = 2
+SCHEMA = 3
 _CURSORS = """
-CREATE TABLE IF NOT EXISTS cursors (dev INTEGER, ino INTEGER, path TEXT, offset INTEGER, line INTEGER, anchor BLOB,
-    skipping INTEGER, told INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (dev, ino))
+CREATE TABLE IF NOT EXISTS cursors (dev INTEGER, ino INTEGER, path TEXT, offset INTEGER, line INTEGER, stretch INTEGER,
+    crc INTEGER, skipping INTEGER, told INTEGER, told_crc INTEGER, PRIMARY KEY (dev, ino))
+"""
+# Until schema 3 the last bytes themselves were kept; of what was told (schema 2) nothing was.
+_TAKE_OVER = """
+INSERT INTO cursors SELECT dev, ino, path, offset, line, length(anchor), crc32(anchor), skipping, told, -1 FROM before
 """
 _DOCS = "CREATE TABLE IF NOT EXISTS docs (kind TEXT, id TEXT, json TEXT, PRIMARY KEY (kind, id))"
 
@@ -42,9 +47,11 @@ class CursorRow(NamedTuple):
     path: str
     offset: int
     line: int
-    anchor: bytes
+    stretch: int
+    crc: int
     skipping: bool
     told: int = 0
+    told_crc: int = 0
 
 
 @dataclass(slots=True)
@@ -152,7 +159,13 @@ class Store:
         db.execute("BEGIN IMMEDIATE")
         if version == 1:
             db.execute("ALTER TABLE cursors ADD COLUMN told INTEGER NOT NULL DEFAULT 0")
+        if version:
+            db.create_function("crc32", 1, crc32)
+            db.execute("ALTER TABLE cursors RENAME TO before")
         db.execute(_CURSORS)
+        if version:
+            db.execute(_TAKE_OVER)
+            db.execute("DROP TABLE before")
         db.execute(_DOCS)
         db.execute(f"PRAGMA user_version={SCHEMA}")
         db.execute("COMMIT")
@@ -171,10 +184,10 @@ class Store:
     def cursors(self) -> Iterator[CursorRow]:
         """Yield every cursor, one at a time: there may be hundreds of thousands."""
         for row in self._db.execute(
-            "SELECT dev, ino, path, offset, line, anchor, skipping, told FROM cursors"
+            "SELECT dev, ino, path, offset, line, stretch, crc, skipping, told, told_crc FROM cursors"
         ):
-            dev, ino, path, offset, line, anchor, skipping, told = row
-            yield CursorRow(dev, ino, path, offset, line, anchor, bool(skipping), told)
+            dev, ino, path, offset, line, stretch, crc, skipping, *told = row
+            yield CursorRow(dev, ino, path, offset, line, stretch, crc, bool(skipping), *told)
 
     def docs(self) -> Mapping[str, Mapping[str, str]]:
         """Return every document: kind -> id -> JSON."""
@@ -197,7 +210,7 @@ class Store:
 
     def _write(self, change: Commit) -> None:
         self._db.executemany(
-            "REPLACE INTO cursors VALUES (?,?,?,?,?,?,?,?)", change.cursors.values()
+            "REPLACE INTO cursors VALUES (?,?,?,?,?,?,?,?,?,?)", change.cursors.values()
         )
         self._db.executemany("DELETE FROM cursors WHERE dev=? AND ino=?", change.gone)
         kept = [(k, i, text) for (k, i), text in change.docs.items() if text is not None]

@@ -28,7 +28,7 @@ class Batch(Generic[Owner]):
 
     def __init__(self, size: int) -> None:
         self.data = bytearray(size)  # pages that nothing was read into cost nothing
-        self._view = memoryview(self.data)
+        self.view = memoryview(self.data)
         self._pieces: list[Piece[Owner]] = []
         self.used = 0
 
@@ -44,7 +44,7 @@ class Batch(Generic[Owner]):
         """
         start, size, data = self.used, len(anchor), self.data
         first = start + size
-        end = start + os.preadv(fd, (self._view[start : first + limit],), at - size)
+        end = start + os.preadv(fd, (self.view[start : first + limit],), at - size)
         if end < first or not data.startswith(anchor, start):
             return -1, 0
         whole = data.rfind(b"\n", first, end) + 1
@@ -56,12 +56,12 @@ class Batch(Generic[Owner]):
 
     def copy(self, start: int, end: int) -> bytes:
         """Return bytes of the buffer, which stay when it is used again."""
-        return bytes(self._view[start:end])
+        return bytes(self.view[start:end])
 
     def matched(self, match: Match) -> Iterator[tuple[Piece[Owner], list[int]]]:
         """Match all at once; yield each piece with its hits, counted from its first line. The batch is empty then."""
         pieces, self._pieces = self._pieces, []
-        hits = match(self._view[: self.used]) if pieces else ()
+        hits = match(self.view[: self.used]) if pieces else ()
         self.used = 0
         at, total = 0, len(hits)
         for piece in pieces:

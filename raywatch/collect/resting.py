@@ -1,4 +1,4 @@
-"""Files that are wholly read and quiet, some three hundred bytes each: most of a big session is that.
+"""Files that are wholly read and quiet, some 230 bytes each: most of a big session is that.
 
 A row is packed: two hundred thousand objects with their strings would be a hundred megabytes, and every one would be
 looked at by the collector of garbage.
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from raywatch.model import FileId
 
-# turn of the sweep, flags, length of the anchor, folder, time of change, offset, line, told; then anchor and name
-_HEAD, _WIDE = struct.Struct("<BBBIqII"), struct.Struct("<BBBIqQQQ")
+# turn of the sweep, flags, stretch, its checksum, folder, time of change, offset, line, told, its checksum; then the name
+_HEAD, _WIDE = struct.Struct("<BBHIIqII"), struct.Struct("<BBHIIqQQQq")
 _UNMET, _MISSED, _SKIPPING, _IS_WIDE = 1, 2, 4, 8
 _NARROW = 1 << 32
 TURNS = 256
@@ -24,15 +24,17 @@ _MAX_INO = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a file was read: `offset` bytes, `line` lines, and the bytes just before."""
+    """How far a file was read: `offset` bytes, `line` lines; the last `stretch` bytes of them have checksum `crc`."""
 
     file: FileId
     path: str
     offset: int
     line: int
-    anchor: bytes
+    stretch: int
+    crc: int
     skipping: bool = False
     told: int = 0  # the last line that was reported before its record was whole
+    told_crc: int = 0  # of all lines from the offset to that one; -1 where it was not kept
 
 
 class Rested(NamedTuple):
@@ -79,13 +81,13 @@ class Resting:
             self._folders.append(folder)
         flags |= _SKIPPING * cursor.skipping
         self._unmet += flags & _UNMET
-        length, offset, line, told = len(cursor.anchor), cursor.offset, cursor.line, cursor.told
+        offset, line, told = cursor.offset, cursor.line, cursor.told
+        narrow = cursor.stretch, cursor.crc, number, changed_ns, offset, line
         if told or offset >= _NARROW or line >= _NARROW:
-            flags |= _IS_WIDE
-            head = _WIDE.pack(turn, flags, length, number, changed_ns, offset, line, told)
+            head = _WIDE.pack(turn, flags | _IS_WIDE, *narrow, told, cursor.told_crc)
         else:
-            head = _HEAD.pack(turn, flags, length, number, changed_ns, offset, line)
-        self._rows[key] = head + cursor.anchor + os.fsencode(name)
+            head = _HEAD.pack(turn, flags, *narrow)
+        self._rows[key] = head + os.fsencode(name)
 
     def keeps(self, key: int, path: str, size: int, changed_ns: int, turn: int) -> bool:
         """Say whether the file rests here and is as it was; note that sweep `turn` met it."""
@@ -93,11 +95,11 @@ class Resting:
         if row is None:
             return False
         head = _WIDE if row[1] & _IS_WIDE else _HEAD
-        _, flags, length, folder, known_ns, offset, *_ = head.unpack_from(row)
+        _, flags, _, _, folder, known_ns, offset, *_ = head.unpack_from(row)
         if offset != size or known_ns != changed_ns or flags & _UNMET:
             return False
         above, _, name = path.rpartition("/")
-        if self._numbers.get(above) != folder or row[head.size + length :] != os.fsencode(name):
+        if self._numbers.get(above) != folder or row[head.size :] != os.fsencode(name):
             return False
         self._rows[key] = bytes((turn, flags & ~_MISSED)) + row[2:]
         return True
@@ -109,7 +111,7 @@ class Resting:
             return None
         unmet = bool(row[1] & _UNMET)
         self._unmet -= unmet
-        return Rested(self._cursor(key, row), _HEAD.unpack_from(row)[4], unmet)
+        return Rested(self._cursor(key, row), _HEAD.unpack_from(row)[5], unmet)
 
     def cursor(self, key: int) -> Cursor | None:
         """Return the cursor of a file that rests here."""
@@ -118,11 +120,10 @@ class Resting:
 
     def _cursor(self, key: int, row: bytes) -> Cursor:
         head = _WIDE if row[1] & _IS_WIDE else _HEAD
-        _, flags, length, folder, _, offset, line, *told = head.unpack_from(row)
-        anchor, name = row[head.size :][:length], row[head.size + length :]
-        path = f"{self._folders[folder]}/{os.fsdecode(name)}"
+        _, flags, stretch, crc, folder, _, offset, line, *told = head.unpack_from(row)
+        path = f"{self._folders[folder]}/{os.fsdecode(row[head.size :])}"
         skipping = bool(flags & _SKIPPING)
-        return Cursor(self.file(key), path, offset, line, anchor, skipping, *told)
+        return Cursor(self.file(key), path, offset, line, stretch, crc, skipping, *told)
 
     def absent(self, turn: int, listed: Mapping[str, bool]) -> Iterator[int | None]:
         """Drop files that two sweeps in a row did not meet and yield them, None for each that stays.
@@ -135,7 +136,7 @@ class Resting:
             row = self._rows.get(key)
             if row is None or row[0] == turn:  # it came while this went on
                 continue
-            seen = visible.get(_HEAD.unpack_from(row)[3])
+            seen = visible.get(_HEAD.unpack_from(row)[4])
             if seen is False or (seen is None and row[1] & _UNMET):
                 yield None
             elif row[1] & _MISSED:

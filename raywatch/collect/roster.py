@@ -10,58 +10,17 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappush, heapreplace
 from itertools import chain, islice
 from pathlib import Path
 
+from raywatch.collect.followed import UNKNOWN, Followed
+from raywatch.collect.identity import LONG
 from raywatch.collect.resting import TURNS, Cursor, Rested, Resting, nearest
 from raywatch.collect.sweep import walk
 from raywatch.model import FileId, Source
 
-NEWLINE = 10
-UNKNOWN = (-1, -1)
 Describe = Callable[[str], Source | None]
-
-
-@dataclass(slots=True, eq=False)
-class Followed:
-    """A file that is read now or was lately."""
-
-    id: FileId
-    key: int
-    path: str
-    source: Source
-    offset: int = 0
-    line: int = 0
-    anchor: bytes = b""
-    skipping: bool = False  # inside a line that was cut
-    told: int = 0
-    fd: int = -1
-    end: int = -1  # where the file ended when it was last read
-    size: int = 0
-    grown_at: float = 0.0
-    wake_at: float = 0.0  # when its timer rings, 0 for none
-    history: int = 0  # bytes that were there when it was met first
-    looked: tuple[int, int] = UNKNOWN  # size and time of change when it was last looked at
-    turn: int = 0  # the sweep that met it last
-    missed: int = 0  # sweeps in a row that did not
-    unlinked: bool = False
-    suspect: bool = False  # its path went, or names another file now
-    held: bool = False  # lines that were given are not committed: their record is open
-    used: bool = False  # it was said to grow since its descriptor was last asked back
-    unsaved: bool = False  # it stands among those whose cursors are to be written
-
-    def cursor(self) -> Cursor:
-        """How far it was read."""
-        return Cursor(
-            self.id, self.path, self.offset, self.line, self.anchor, self.skipping, self.told
-        )
-
-    def is_plain(self) -> bool:
-        """Say whether its lines may be matched among others': nothing about it is out of the ordinary."""
-        odd = self.held or self.told or self.skipping or self.suspect or self.unlinked
-        return not odd and (not self.anchor or self.anchor[-1] == NEWLINE)
 
 
 class Roster:
@@ -246,7 +205,7 @@ class Roster:
         if self._paths.get(path) is not file:
             was = file.path
             self._label(file, path)
-            if was != path and file.fd < 0 and not file.anchor and not self._described_anew(file):
+            if was != path and file.fd < 0 and not file.offset and not self._described_anew(file):
                 return None  # nothing was read of it: no content can tell whether it is the same
         file.turn, file.missed, file.unlinked, file.size = self._turn, 0, False, found.st_size
         # A sweep of thousands of quiet files must not read them all.
@@ -308,8 +267,9 @@ class Roster:
     def _restore(self, file: Followed, rested: Rested) -> None:
         cursor = rested.cursor
         file.offset = file.end = cursor.offset
-        file.line, file.told = cursor.line, cursor.told
-        file.anchor, file.skipping = cursor.anchor, cursor.skipping
+        file.line, file.skipping = cursor.line, cursor.skipping
+        file.stretch, file.crc = cursor.stretch, cursor.crc
+        file.told, file.told_crc = cursor.told, cursor.told_crc
         file.looked = UNKNOWN if rested.unmet else (cursor.offset, rested.changed_ns)
         if cursor.path != file.path:
             self._save(file)
@@ -343,8 +303,9 @@ class Roster:
     # --- descriptors ---
 
     def _open(self, file: Followed) -> bool:
+        """Have it open and proved; False where it cannot be read now."""
         if file.fd >= 0:
-            return True
+            return file.stretch <= LONG or self._prove(file)
         self._spare(self._max_open - 1)
         try:
             fd = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -356,8 +317,25 @@ class Roster:
             return self._not_opened(file)
         file.fd = fd
         self._held += 1
+        if not self._prove(file):
+            self._shut(file)
+            return self._not_opened(file)
         (self._opened if file.used else self._glimpsed).append(file)
         return True
+
+    def _prove(self, file: Followed) -> bool:
+        """Begin a file anew that is another now; False where the disk fails."""
+        try:
+            if not file.prove():
+                self._begin_anew(file)
+        except OSError:
+            return False
+        return True
+
+    def _begin_anew(self, file: Followed) -> None:
+        file.begin_anew()
+        self._save(file)
+        self._behind.discard(file.key)
 
     def _not_opened(self, file: Followed) -> bool:
         """Its path means another file now, or nothing; or there are no descriptors left. The next sweep tries again."""
@@ -376,14 +354,14 @@ class Roster:
     def _spare(self, most: int) -> None:
         """Close descriptors until `most` are open: first of what was only looked into once, most of a big session.
 
-        Opening a file again is safe, because the anchor proves it.
+        Opening a file again is safe, because the end of what was read proves it.
         """
         while self._glimpsed and (self._held > most or len(self._glimpsed) > self._max_open // 8):
             file = self._glimpsed.popleft()
             if not self._shut_quiet(file) and file.fd >= 0:
                 self._opened.append(file)
         tries = 2 * len(self._opened)
-        while self._held > most and tries:
+        while self._opened and self._held > most and tries:
             file, tries = self._opened.popleft(), tries - 1
             if not self._shut_quiet(file) and file.fd >= 0:
                 self._opened.append(file)
@@ -402,11 +380,7 @@ class Roster:
         if file.looked[0] == file.offset or not self._is_quiet(file):
             return True
         found = os.fstat(file.fd)
-        size = len(file.anchor)
-        if (
-            found.st_size != file.offset
-            or os.pread(file.fd, size, file.offset - size) != file.anchor
-        ):
+        if found.st_size != file.offset or not self._prove(file) or file.rewritten:
             self._due[file.key] = file
             return False
         file.looked = found.st_size, found.st_mtime_ns

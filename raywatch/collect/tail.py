@@ -1,8 +1,8 @@
 """Followed files -> chunks of whole lines.
 
 A file is (device, inode) while it is held open; its path is a label, so a rename is a non-event. Every read overlaps
-the last bytes that were read: if they differ, it is another file and is read from its start. A cursor stands behind a
-newline; what is not committed comes again.
+the last bytes that were read, and more is looked at when it is opened (see identity): if they differ, it is another
+file and is read from its start. A cursor stands behind a newline; what is not committed comes again.
 
 Whatever a poll does, it does for files that changed, never for all there are: those to be read stand in a queue, those
 whose line or record is open have a timer, the others rest.
@@ -17,15 +17,17 @@ from collections.abc import Collection, Iterable, Sequence
 from heapq import heappop, heappush
 from pathlib import Path
 from types import TracebackType
+from zlib import crc32
 
 from raywatch.collect.batch import Batch, Match, Piece
+from raywatch.collect.followed import Followed
+from raywatch.collect.identity import ANCHOR, LONG, STRETCH, extended
 from raywatch.collect.resting import Cursor
-from raywatch.collect.roster import Describe, Followed, Roster
+from raywatch.collect.roster import Describe, Roster
 from raywatch.model import Chunk
 
-__all__ = ["ANCHOR", "BACKLOG", "SLICE", "Cursor", "Followed", "Tailer"]
+__all__ = ["BACKLOG", "SLICE", "Cursor", "Followed", "Tailer"]
 
-ANCHOR = 64  # bytes that each read overlaps
 SLICE = 64  # files that one turn of a sweep looks at
 BACKLOG = 4096  # files to be read beyond which a sweep waits: each of them is an object
 SOON_S = 0.0005
@@ -134,7 +136,8 @@ class Tailer(Roster):
             return
         self._advance(file, chunk.data[: upto - chunk.offset])
         self.read_bytes[chunk.source.component] += upto - chunk.offset
-        file.skipping, file.told = chunk.cut and upto == chunk.end, told
+        file.skipping = chunk.cut and upto == chunk.end
+        file.tell(told, chunk.data[upto - chunk.offset :] if told else b"")
         file.held = upto < chunk.end
         self._moved[key] = None
         if file.unlinked or file.suspect or file.skipping or file.end < file.size:
@@ -150,7 +153,8 @@ class Tailer(Roster):
 
     def _advance(self, file: Followed, data: bytes) -> None:
         file.line += data.count(b"\n")
-        file.anchor = (file.anchor + data)[-ANCHOR:]
+        file.anchor = (file.anchor + data[-ANCHOR:])[-ANCHOR:]
+        file.stretch, file.crc = extended(file.stretch, file.crc, data)
         self._go_to(file, file.offset + len(data))
 
     def _go_to(self, file: Followed, offset: int) -> None:
@@ -226,8 +230,11 @@ class Tailer(Roster):
 
     def _take(self, file: Followed, now: float, limit: int) -> bool:
         """Read a file into the batch; False for what is out of the ordinary: it is read by itself."""
-        if file.fd < 0 and not self._open(file):
-            return True
+        if file.fd < 0 or file.stretch > LONG:
+            if not self._open(file):
+                return True
+            if not file.is_plain():
+                return False
         try:
             got, whole = self._batch.take(file, file.fd, file.offset, file.anchor, limit)
         except OSError:  # the disk's own trouble: nothing to read now
@@ -256,8 +263,14 @@ class Tailer(Roster):
         file, start, first, whole, last, at_end = piece
         size = whole - first
         self._measure(file, file.offset + last - first, at_end=at_end)
-        file.line += self._batch.data.count(b"\n", first, whole)
+        data = self._batch.data
+        file.line += data.count(b"\n", first, whole)
         file.anchor = self._batch.copy(max(start, whole - ANCHOR), whole)
+        if size < STRETCH:  # ten thousand times a second
+            file.stretch += size
+            file.crc = crc32(data[first:whole], file.crc)
+        else:
+            file.stretch, file.crc = extended(0, 0, self._batch.view[first:whole])
         self._go_to(file, file.offset + size)
         self.read_bytes[file.source.component] += size
         if not at_end:
@@ -275,7 +288,8 @@ class Tailer(Roster):
     def _read(self, file: Followed, now: float, limit: int) -> Chunk | None:
         if not self._open(file):
             return None
-        data, rewritten = self._bytes_behind(file, limit)
+        data = self._bytes_behind(file, limit)
+        rewritten, file.rewritten = file.rewritten, False
         if rewritten and not self._described_anew(file):
             return None
         found = os.fstat(file.fd)
@@ -300,19 +314,15 @@ class Tailer(Roster):
         else:
             self._settle(file)
 
-    def _bytes_behind(self, file: Followed, limit: int) -> tuple[bytes, bool]:
+    def _bytes_behind(self, file: Followed, limit: int) -> bytes:
         n = len(file.anchor)
         with contextlib.suppress(OSError):  # the disk's own trouble: nothing to read now
             data = os.pread(file.fd, n + limit, file.offset - n)
             if data[:n] == file.anchor:
-                return data[n:], False
-            # Truncated, refilled, rewritten while we were away: only content betrays it.
-            file.offset = file.line = file.told = file.history = 0
-            file.anchor, file.skipping, file.held = b"", False, False
-            self._save(file)
-            self._behind.discard(file.key)
-            return os.pread(file.fd, limit, 0), True
-        return b"", False
+                return data[n:]
+            self._begin_anew(file)
+            return os.pread(file.fd, limit, 0)
+        return b""
 
     def _skip(self, file: Followed, data: bytes) -> bytes:
         """Pass over the rest of a line that was cut."""
@@ -370,6 +380,6 @@ class Tailer(Roster):
             cut=cut,
             rewritten=rewritten,
             still=at_end and idle >= self._quiet_s,
-            told=file.told,
+            told=file.told_of(data),
             hits=hits,
         )

@@ -42,7 +42,7 @@ def exit_line(worker: str) -> str:
     """The GCS' line about a dead worker."""
     return (
         f"[{stamp()} W 10 10] (gcs_server) gcs_worker_manager.cc:70: Reporting worker exit, worker id = {worker}, "
-        f"node id = {NODE}, address = 127.0.0.1, exit_type = SYSTEM_ERROR, exit_detail = Worker unexpectedly exits. {worker}\n"
+        f"node id = {NODE}, address = 127.0.0.1, exit_type = SYSTEM_ERROR, exit_detail = Worker unexpectedly exits.\n"
     )
 
 
@@ -57,7 +57,7 @@ def raylet(name: str) -> Record:
         f"[{stamp()} I 21 21] (raylet) node_manager.cc:3199: Killing 1 worker(s), kill details: Memory on the node "
         f"(IP: 10.77.0.1, ID: {name}) was 9.15GB used / 23.54GB limit (0.388622)\n"
     )
-    rows = "".join(f"{n}\t1.00\tray::train {name}\n" for n in range(12))
+    rows = "".join(f"{n}\t1.00\tray::train\n" for n in range(12))
     return Record(head + rows, ("ray_oom_kill", "raylet"), name)
 
 
@@ -70,14 +70,16 @@ def broken_ring(name: str) -> Record:
         "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer "
         f"[127.0.0.1]:59792. {name}\n"
     )
-    text = f"Traceback (most recent call last):\n{frames}{last}step 1 loss 0.5 {name}\n"
+    text = f"Traceback (most recent call last):\n{frames}{last}step 1 loss 0.5\n"
     return Record(text, ("ring_break", "worker"))
 
 
 def segfault(name: str) -> Record:
     """A stack trace of the C++ handler; its first line says when."""
     frames = "".join(f"    @     0x7f{n:010x}  (unknown)\n" for n in range(5))
-    text = f"*** SIGSEGV received at time={int(time.time())} on cpu 0 ***\n{frames}step 1 loss 0.5 {name}\n"
+    text = (
+        f"*** SIGSEGV received at time={int(time.time())} on cpu 0 ***\n{frames}step 1 loss 0.5\n"
+    )
     return Record(text, ("worker_segfault", "worker"), name)
 
 

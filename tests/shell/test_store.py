@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.crash.mortal import Mortal
 def change(n: int, size: int = 10) -> Commit:
     """A commit of one cursor and one document."""
     commit = Commit()
-    commit.put_cursors([CursorRow(1, n, f"f{n}", n, n, b"x", skipping=False)])
+    commit.put_cursors([CursorRow(1, n, f"f{n}", n, n, 1, n, skipping=False)])
     commit.docs["incident", str(n)] = "x" * size
     return commit
 
@@ -29,7 +30,7 @@ def test_what_was_committed_is_there_again(tmp_path):
     with Store(tmp_path / "s.db") as store:
         cursors, docs = list(store.cursors()), store.docs()
 
-    assert cursors == [CursorRow(1, 2, "f2", 2, 2, b"x", skipping=False)]
+    assert cursors == [CursorRow(1, 2, "f2", 2, 2, 1, 2, skipping=False)]
     assert docs == {"incident": {"2": "x" * 10}}
 
 
@@ -85,7 +86,7 @@ def test_damage_behind_the_first_page_is_seen_at_the_start(tmp_path, page):
 
 def test_a_kill_in_the_middle_of_taking_a_store_over_costs_nothing(tmp_path, monkeypatch):
     """Before each statement of it: the next start takes it over."""
-    for statement in range(1, 12):
+    for statement in range(1, 16):
         path = first_schema(tmp_path / str(statement))
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
             patch.setattr(sqlite3, "connect", Mortal)
@@ -93,7 +94,9 @@ def test_a_kill_in_the_middle_of_taking_a_store_over_costs_nothing(tmp_path, mon
             patch.setattr(Mortal, "left", statement)
             Store(path).close()
         with Store(path) as store:
-            assert list(store.cursors()) == [CursorRow(1, 2, "f", 3, 4, b"x", skipping=False)]
+            assert list(store.cursors()) == [
+                CursorRow(1, 2, "f", 3, 4, 1, crc32(b"x"), skipping=False, told_crc=-1)
+            ]
 
 
 def interrupted() -> None:
@@ -139,7 +142,22 @@ def test_a_store_of_the_first_schema_is_taken_over(tmp_path):
     first_schema(tmp_path)
     for _ in range(2):
         with Store(tmp_path / "s.db") as store:
-            assert list(store.cursors()) == [CursorRow(1, 2, "f", 3, 4, b"x", skipping=False)]
+            assert list(store.cursors()) == [
+                CursorRow(1, 2, "f", 3, 4, 1, crc32(b"x"), skipping=False, told_crc=-1)
+            ]
+
+
+def test_what_was_told_early_is_taken_over_from_the_second_schema(tmp_path):
+    """Of which lines, it did not keep."""
+    path = first_schema(tmp_path)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("ALTER TABLE cursors ADD COLUMN told INTEGER NOT NULL DEFAULT 0")
+        db.execute("UPDATE cursors SET told = 7")
+        db.execute("PRAGMA user_version=2")
+    with Store(path) as store:
+        (cursor,) = store.cursors()
+
+    assert cursor == CursorRow(1, 2, "f", 3, 4, 1, crc32(b"x"), False, 7, -1)
 
 
 def test_a_place_that_cannot_be_written_is_said():

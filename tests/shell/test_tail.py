@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
@@ -193,7 +194,7 @@ class NoAnchor(Tailer):
 
     def _advance(self, file, data):
         super()._advance(file, data)
-        file.anchor = b""
+        file.anchor, file.stretch, file.crc = b"", 0, 0
 
 
 class Torn(Tailer):
@@ -212,7 +213,7 @@ class Forgetful(Tailer):
         if file is not None and path.endswith(".1") and file.source.path != path:
             file.source = Source(path, "worker")
             file.offset = file.line = 0
-            file.anchor = b""
+            file.anchor, file.stretch, file.crc = b"", 0, 0
         return file
 
 
@@ -329,7 +330,7 @@ def gone_after_sweeps(folder: Path, *cursors: Cursor) -> list[str]:
 
 def cursor_at(number: int, path: Path) -> Cursor:
     """A cursor of a file that is not there any more."""
-    return Cursor(FileId(1, number), str(path), 5, 1, b"xxxxx")
+    return Cursor(FileId(1, number), str(path), 5, 1, 5, crc32(b"xxxxx"))
 
 
 def test_cursors_of_files_that_went_while_nobody_looked_are_forgotten(tmp_path):
@@ -352,7 +353,9 @@ def test_cursors_of_what_cannot_be_seen_are_kept(tmp_path):
     empty.touch()
     kept = [
         cursor_at(1, other / "b.out"),
-        Cursor(FileId(empty.stat().st_dev, empty.stat().st_ino), str(empty), 5, 1, b"xxxxx"),
+        Cursor(
+            FileId(empty.stat().st_dev, empty.stat().st_ino), str(empty), 5, 1, 5, crc32(b"xxxxx")
+        ),
     ]
 
     assert gone_after_sweeps(logs, *kept) == []

@@ -1,6 +1,7 @@
 """The daemon's way of reading, under random programs: several files, events, matching in one buffer, crashes, rest.
 
 What stands in the files is numbered; what was reported is compared with it. The parts are real: files, inotify, renames.
+All lines have one length, and more than their last 64 bytes are the same: where one ends says nothing.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ import inspect
 import os
 import re
 import shutil
-import struct
 import tempfile
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Flaky
 
+from raywatch.collect import followed, identity, roster, tail
 from raywatch.collect.batch import Batch
+from raywatch.collect.followed import Followed
 from raywatch.collect.hints import Hints
 from raywatch.collect.inotify import Watches
 from raywatch.collect.resting import Cursor, Resting
@@ -27,9 +29,20 @@ from raywatch.collect.roster import Roster
 from raywatch.collect.tail import Tailer
 from raywatch.model import HIT_BITS, Chunk, FileId, Source
 
-MAX_LINE = 40  # more than any line has, and less than some files
+ALIKE = "exit_type = SYSTEM_ERROR, exit_detail = Worker unexpectedly exits and is gone."
+MAX_LINE = 110  # more than any line has, and less than some files
 NAMES = ("raylet.out", "gcs_server.out", "worker.err")
 HIT = re.compile(rb"^.*FAIL.*$", re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def short_stretches(monkeypatch):
+    """Some lines are a long stretch, as files are short here."""
+    monkeypatch.setattr(identity, "STRETCH", 300)
+    monkeypatch.setattr(followed, "STRETCH", 300)
+    monkeypatch.setattr(roster, "LONG", 600)
+    monkeypatch.setattr(tail, "STRETCH", 300)
+    monkeypatch.setattr(tail, "LONG", 600)
 
 
 def match(data: bytes | bytearray | memoryview) -> list[int]:
@@ -93,7 +106,7 @@ class Program:
                 begun = self.partial.pop(log, "")
                 self.number += 1
                 word = "FAIL" if self.number % 2 else "fine"
-                line = f"{begun} end" if begun else f"line {self.number} {word}"
+                line = f"{begun or f'line {self.number:04} {word}'} {ALIKE}"
                 out.write(line[len(begun) :] + "\n")
                 if "FAIL" in line:
                     self.written.append(line)
@@ -103,7 +116,7 @@ class Program:
         log = self.log(which)
         if log not in self.partial:
             self.number += 1
-            self.partial[log] = f"part {self.number} FAIL"
+            self.partial[log] = f"part {self.number:04} FAIL"
             with log.open("a") as out:
                 out.write(self.partial[log])
 
@@ -202,10 +215,7 @@ class Program:
             self.tailer.begin_sweep()
 
     def examine(self, chunk: Chunk, taken: str) -> None:
-        """Report what hits. `taken`: all, the first line only, or the first hit early, its record left open.
-
-        Not in the first line of a file: nothing that is committed could tell that it was truncated and filled again.
-        """
+        """Report what hits. `taken`: all, the first line only, or the first hit early, its record left open."""
         if chunk.hits is not None:
             assert list(chunk.hits) == match(chunk.data), "hits are those of the chunk"
         lines = chunk.data.splitlines(keepends=True)
@@ -216,7 +226,7 @@ class Program:
         for number, line in enumerate(lines, chunk.line):
             if b"FAIL" in line and number > chunk.told:
                 self.read.append(line.decode().rstrip("\n"))
-                if taken == "early" and at and line.endswith(b"\n"):
+                if taken == "early" and line.endswith(b"\n"):
                     upto, told = at, number
                     break
             at += len(line)
@@ -233,6 +243,25 @@ class Program:
         """Die, and come back with what was stored."""
         self.end()
         del self.read[self.stored :]
+        self.begin()
+
+    def reborn(self, which: int) -> None:
+        """Die; a log is deleted meanwhile, and the number is given to the new one at once, as ext4 does."""
+        log = self.log(which)
+        if not log.exists():
+            return
+        self.end()
+        del self.read[self.stored :]
+        self.forgive(log)
+        was = log.stat()
+        log.unlink()
+        while not log.exists() or log.stat().st_size < was.st_size:
+            self.write(which, 1)
+        found = log.stat()
+        cursor = self.cursors.pop(FileId(was.st_dev, was.st_ino), None)
+        if cursor is not None:
+            cursor = replace(cursor, file=FileId(found.st_dev, found.st_ino))
+            self.cursors[cursor.file] = cursor
         self.begin()
 
     def finish(self) -> None:
@@ -257,11 +286,33 @@ PASSED = st.sampled_from([None, 0, 1, -1])
 POLL = st.tuples(st.just("poll"), SHARE, SHARE, TAKEN, PASSED)
 DEEDS = st.one_of(
     *(st.tuples(st.just(name), FILE) for name in ("write_part", "rotate", "truncate", "swap")),
-    *(st.tuples(st.just(name), FILE) for name in ("refill", "recreate")),
+    *(st.tuples(st.just(name), FILE) for name in ("refill", "recreate", "reborn")),
     st.tuples(st.just("write"), FILE, st.integers(1, 4)),
     st.tuples(st.just("write"), FILE, st.integers(1, 4)),
     *(POLL, POLL, POLL, POLL),
     *(st.tuples(st.just(name)) for name in ("restart", "switch")),
+)
+
+
+ALL, EARLY = (("poll", 1 << 20, 1 << 20, taken, None) for taken in ("all", "early"))
+FIRST = ("poll", 1 << 20, 1 << 20, "first", None)
+HITS = ("poll", 1 << 20, 1 << 20, "all", 0)
+LINE = ("write", 0, 1)
+# Programs that chance finds too late: each breaks a mutant or two. Behind each: how many files may be open.
+STORIES = (
+    ([LINE, ALL, LINE, ALL, ("restart",), ALL], 2048),
+    ([("write", 0, 3), ALL, ALL, ("refill", 0), ALL], 2048),
+    ([("write", 0, 3), ALL, LINE, ALL, ("refill", 0), ALL], 2048),
+    ([LINE, ALL, LINE, ALL, LINE, ALL, LINE, ALL, ("reborn", 0), ALL], 2048),
+    ([("write", 0, 3), ALL, ALL, ("refill", 0), ALL], 0),
+    ([LINE, ALL, ALL, LINE, ALL], 0),
+    ([LINE, EARLY, ("restart",), ALL], 2048),
+    ([LINE, EARLY, ("write", 1, 1), ("refill", 0), ALL], 2048),
+    ([LINE, EARLY, ("write", 1, 1), ("reborn", 0), ALL], 2048),
+    ([LINE, HITS, ("restart",), ALL], 2048),
+    ([LINE, ("write", 1, 1), ("write", 2, 1), ALL], 2048),
+    ([("write", 0, 3), FIRST, ALL], 2048),
+    ([("write_part", 0), ALL], 2048),
 )
 
 
@@ -287,6 +338,8 @@ def laws(tailer_type: type[Tailer], examples: int):
             program.end()
             shutil.rmtree(base)
 
+    for deeds, max_open in STORIES:
+        hold = example(deeds, max_open)(hold)
     return hold
 
 
@@ -305,7 +358,37 @@ MUTANTS = {
         "whole = end",
     ),
     "no newline between two files": (Batch, "take", "self.used = whole", "self.used = whole - 1"),
-    "a resting file forgets its last bytes": (Resting, "put", "head + cursor.anchor", "head"),
+    "a file is not proved when it is opened": (
+        Followed,
+        "prove",
+        "crc32(data) != self.crc",
+        "False",
+    ),
+    "the last bytes are few": (Tailer, "_advance", "[-ANCHOR:])[-ANCHOR:]", "[-64:])[-64:]"),
+    "the last bytes of what says nothing are few": (Tailer, "_pass", "- ANCHOR", "- 64"),
+    "what proves a file is not added to": (
+        *(Tailer, "_pass"),
+        "file.crc = crc32(data[first:whole], file.crc)",
+        "pass",
+    ),
+    "a long proof is cut without a look": (
+        *(Followed, "prove"),
+        "if crc32(data) != self.crc:",
+        "if self.stretch <= STRETCH and crc32(data) != self.crc:",
+    ),
+    "a resting file forgets what proves it": (Resting, "put", "cursor.crc", "0"),
+    "a resting file forgets what was told": (Resting, "put", "cursor.told_crc", "0"),
+    "what was told is not kept": (
+        Followed,
+        "tell",
+        "(0, 0) if crc is None else (told, crc)",
+        "0, 0",
+    ),
+    "what was told is believed of any lines": (
+        *(Followed, "told_of"),
+        "if self.told and",
+        "if False and",
+    ),
     "effects are stored without cursors": (
         *(Roster, "cursors"),
         "keys, self._moved = self._moved, {}",
@@ -315,11 +398,6 @@ MUTANTS = {
         *(Tailer, "commit"),
         "chunk.data[: upto - chunk.offset]",
         "chunk.data",
-    ),
-    "a descriptor is closed before its file is read": (
-        *(Roster, "_is_quiet"),
-        "and file.end == file.offset and file.key not in self._due",
-        "",
     ),
 }
 
@@ -338,6 +416,5 @@ def test_the_laws_catch_a_mutant(mutant, monkeypatch):
     )
     monkeypatch.setattr(owner, name, names[name])
 
-    # Flaky: it broke, and a second time it did not, since the number of a file was not used again.
-    with pytest.raises((AssertionError, ValueError, IndexError, struct.error, Flaky)):
-        laws(Tailer, 300)()
+    with pytest.raises(AssertionError):
+        laws(Tailer, 1)()  # and the stories

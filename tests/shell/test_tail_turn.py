@@ -3,7 +3,11 @@
 import os
 import re
 from pathlib import Path
+from zlib import crc32
 
+import pytest
+
+from raywatch.collect.identity import LONG, STRETCH
 from raywatch.collect.tail import Tailer
 from raywatch.model import HIT_BITS, Chunk, Source
 
@@ -56,17 +60,69 @@ def test_many_files_are_matched_at_once_and_only_hits_are_given(tmp_path):
     assert sum(tailer.read_bytes.values()) == 3 * 400 + 4
 
 
-def test_what_is_committed_has_the_anchor_and_the_line_of_the_file(tmp_path):
-    """Whether it was committed because nothing hit, or by whoever reads."""
+@pytest.mark.parametrize("match", [Matching(), None])
+@pytest.mark.parametrize("count", [50, 500])
+def test_what_is_committed_has_the_proof_and_the_line_of_the_file(tmp_path, match, count):
+    """Whether it was committed because nothing hit, or by whoever reads; at first it may be much."""
     log = tmp_path / "a"
-    append(log, "1234567\n" * 50)
+    append(log, "1234567\n" * count)
     with Tailer([tmp_path], describe) as tailer:
-        tailer.poll(0.0, match=Matching())
-        tailer.poll(1.0, dirty=append(log, "x\ny\n"), match=Matching())
+        commit(tailer, tailer.poll(0.0, match=match))
+        commit(tailer, tailer.poll(1.0, dirty=append(log, "x\ny\n"), match=match))
         (cursor,) = tailer.cursors()
 
-    assert (cursor.offset, cursor.line) == (404, 52)
-    assert cursor.anchor == log.read_bytes()[-64:]
+    read = log.read_bytes()
+    assert (cursor.offset, cursor.line) == (len(read), count + 2)
+    assert cursor.stretch == min(len(read), STRETCH + 4)
+    assert cursor.crc == crc32(read[-cursor.stretch :])
+
+
+@pytest.mark.parametrize("match", [Matching(), None])
+def test_the_proof_of_a_file_that_grows_by_little_stays_short(tmp_path, match):
+    """It is cut to its last bytes, and never to less than is enough."""
+    log = tmp_path / "a"
+    lengths = []
+    with Tailer([tmp_path], describe) as tailer:
+        for n in range(LONG // 20):
+            commit(
+                tailer, tailer.poll(n, dirty=append(log, f"line {n:04} {'-' * 89}\n"), match=match)
+            )
+            (cursor,) = tailer.cursors()
+            assert cursor.crc == crc32(log.read_bytes()[-cursor.stretch :])
+            lengths.append(cursor.stretch)
+
+    assert max(lengths) < LONG + 200
+    assert min(lengths[STRETCH // 100 + 1 :]) >= STRETCH
+
+
+def test_what_was_filled_again_unseen_is_read_before_it_rests(tmp_path):
+    """No event told, and its size is the same."""
+    log, other = tmp_path / "a", tmp_path / "b"
+    append(log, "old 1\n")
+    with Tailer([tmp_path], describe, max_open=1) as tailer:
+        commit(tailer, tailer.poll(0.0))
+        for now, line in ((1.0, "old 2\n"), (1.5, "old 3\n")):
+            commit(tailer, tailer.poll(now, dirty=(), written=append(log, line)))
+        log.write_text("new 1\nnew 2\nnew 3\n")
+        found = commit(tailer, tailer.poll(2.0, dirty=append(other, "other\n")))
+        for now in (3.0, 4.0):
+            found += commit(tailer, tailer.poll(now, dirty=()))
+
+    assert found == ["other", "new 1", "new 2", "new 3"]
+
+
+def test_another_file_under_a_known_number_is_given_as_what_it_is(tmp_path):
+    """Not as lines of the file whose number it got, when it is opened to be matched among others."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    append(old, "one\ntwo\n")
+    with Tailer([tmp_path], describe, max_open=0) as tailer:
+        tailer.poll(0.0, match=Matching(), budget=0)
+        commit(tailer, tailer.poll(1.0, dirty=(), match=Matching(), share=1))
+        old.rename(new)
+        new.write_text("FAIL\n")
+        (chunk,) = tailer.poll(2.0, dirty={str(old), str(new)}, match=Matching())
+
+    assert (chunk.source.path, chunk.rewritten) == (str(new), True)
 
 
 def test_a_line_that_is_being_written_waits_without_being_read_again(tmp_path):
