@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Generator, Iterable, Sequence
 from datetime import tzinfo
 from functools import lru_cache
@@ -33,6 +34,7 @@ _AHEAD = 2  # tasks in flight for each CPU of the cluster
 _LOOK_S = 0.2
 _REACH_S = 5.0
 _TRIES = 3  # of a task whose worker or node dies
+_AGAIN_S = 1.0
 # HTTP/2 (RFC 9113, 3.4 and 4.1): the preface with empty settings, which a server answers with its own at once.
 _SETTINGS = b"\x04"
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0" * 5
@@ -90,12 +92,26 @@ def _connect(address: str) -> None:
             if place.scheme not in ("", "ray") or not place.hostname or not place.port:
                 raise ScanError(f"{wrong}give auto, HOST:6379 or ray://HOST:10001")
             _reach(place.hostname, place.port)
-        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
+        _init(address)
     except OSError as error:  # ConnectionError is one
         why = "no answer" if isinstance(error, TimeoutError) else error.strerror or _said(error)
         raise ScanError(f"{wrong}{why}; is it the address of a cluster that is up?") from error
     except _RAISED as error:
         raise ScanError(f"{wrong}{_said(error)}") from error
+
+
+def _init(address: str) -> None:
+    """Connect. Now and then Ray's proxy cannot start the server of a client, which another try mends."""
+    for left in reversed(range(_TRIES)):
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
+        except (ConnectionError, RuntimeError) as error:  # noqa: PERF203 - a few tries
+            if not left or "Starting Ray client server failed" not in str(error):
+                raise
+            ray.shutdown()
+            time.sleep(_AGAIN_S)
+        else:
+            return
 
 
 def _reach(host: str, port: int) -> None:
