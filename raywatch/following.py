@@ -24,7 +24,7 @@ POLL_S = 0.2  # the same where events do not tell all
 ACTIVE_S = 60.0  # a file that grew so lately is looked into at each of those
 # Files that a sweep looks at in a second. Each costs some 6 us: 0.4 % of a core where events tell what is written, a
 # tenth of one where they do not, and all that is left over where much may have changed at once.
-CALM, WARY, HURRIED = 450, 25_000, 2_000_000
+CALM, WARY, HURRIED = 300, 25_000, 2_000_000
 NEWEST = 1_000  # files that are read first in a hurry
 SLICE = 2_000  # at most in one turn, so that what is written meanwhile need not wait
 UNTOLD_S = 1.0  # growth that was seen so long before its event was not told
