@@ -23,7 +23,7 @@ from raywatch.collect.raylogs import describe, is_binary
 from raywatch.model import Fact, Finding, RaywatchError
 from raywatch.nodes import node_of_raylet
 from raywatch.pipeline import Engine
-from raywatch.reading import examine_stream
+from raywatch.reading import examine_stream, newlines
 
 SPAN = 1 << 26  # bytes of one piece of a large file
 _FEW = 8 << 20  # bytes of small files that go together
@@ -153,16 +153,8 @@ def _examine(engine: Engine, member: Member, piece: Piece, zone: tzinfo, report:
 
 def count_lines(piece: Piece) -> int:
     """Count the lines of a part of a plain file. Raises OSError."""
-    begin, end = piece.span or (0, piece.size)
-    found = 0
     with Plain(piece.path) as stream:
-        while begin < end:
-            part = os.pread(stream.fileno(), min(1 << 20, end - begin), begin)
-            if not part:
-                break
-            found += part.count(b"\n")
-            begin += len(part)
-    return found
+        return newlines(stream.fileno(), *(piece.span or (0, piece.size)))
 
 
 class Lines:

@@ -211,11 +211,16 @@ class _Lines:
         return self._line
 
     def _between(self, begin: int, end: int) -> int:
-        found = 0
-        while begin < end and self._file is not None:
-            part = os.pread(self._file.fileno(), min(BLOCK, end - begin), begin)
-            if not part:
-                break
-            found += part.count(b"\n")
-            begin += len(part)
-        return found
+        return newlines(self._file.fileno(), begin, end) if self._file is not None else 0
+
+
+def newlines(fd: int, begin: int, end: int) -> int:
+    """Count the lines that end in bytes `begin` to `end` (not included) of an open file. Raises OSError."""
+    found = 0
+    while begin < end:
+        part = os.pread(fd, min(BLOCK, end - begin), begin)
+        if not part:
+            break
+        found += part.count(b"\n")
+        begin += len(part)
+    return found

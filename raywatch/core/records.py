@@ -20,17 +20,15 @@ _PYTHON = re.compile(
 )
 _ABSL = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")
 _ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
-_STREAM = re.compile(
-    r"(?:\((?P<name>[A-Za-z_][\w.:<>]*)(?: \+\S+)?(?: pid=(?P<pid>\d+))?(?:, ip=(?P<ip>[\d.]+))?\) ?"
-    r"|\[(?:rank|default)(?P<rank>\d+)\]: ?|\[(?P<slot>\d+)\]<std(?:err|out)>: ?)+"
+# What stands before the lines of one of several processes in a file; once more on raw bytes, colours included.
+_PREFIX = (
+    r"(?:\((?P<name>[A-Za-z_][\w.:<>]*)(?: \+\S+)?(?: pid=(?P<pid>\d+))?(?:, ip=(?P<ip>[\d.]+))?\)"
+    r"|\[(?:rank|default)(?P<rank>\d+)\]:|\[(?P<slot>\d+)\]<std(?:err|out)>:)"
 )
-# The same on raw bytes, colours included.
-_COLOUR = rb"(?:\x1b\[[0-9;?]*[A-Za-z])*"
+_STREAM = re.compile(rf"(?:{_PREFIX} ?)+")
+_COLOUR = r"(?:\x1b\[[0-9;?]*[A-Za-z])*"
 STREAM_BYTES = re.compile(
-    rb"(?:"
-    + _COLOUR
-    + rb"(?:\([A-Za-z_][\w.:<>]*(?: \+\S+)?(?: pid=\d+)?(?:, ip=[\d.]+)?\)|\[(?:rank|default)\d+\]:"
-    rb"|\[\d+\]<std(?:err|out)>:)" + _COLOUR + rb" ?)+"
+    rf"(?:{_COLOUR}{re.sub(r'[?]P<[a-z]+>', '?:', _PREFIX)}{_COLOUR} ?)+".encode()
 )
 _PAIR = re.compile(
     r" (cluster_id|job_id|worker_id|node_id|actor_id|task_id|lease_id)=([0-9a-f]+)\b"
