@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from zlib import crc32
 from raywatch.model import RaywatchError
 
 SCHEMA = 3
+# A daemon that is killed while it starts a hook leaves its lock to the child, until that has begun its program.
+_INHERITED_S = 5
 _CURSORS = """
 CREATE TABLE IF NOT EXISTS cursors (dev INTEGER, ino INTEGER, path TEXT, offset INTEGER, line INTEGER, stretch INTEGER,
     crc INTEGER, skipping INTEGER, told INTEGER, told_crc INTEGER, PRIMARY KEY (dev, ino))
@@ -78,6 +81,25 @@ class Commit:
         return bool(self.cursors or self.gone or self.docs)
 
 
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lives(pid: str) -> bool:
+    """Say whether that process can be alive; what cannot be known counts as alive."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError, OverflowError):
+        return True
+    return True
+
+
 class Store:
     """One SQLite file with one owner. Only the thread that opened it may use it."""
 
@@ -120,16 +142,20 @@ class Store:
 
     def _owned(self, lock: Path) -> int:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.read(fd, 32).decode(errors="replace").strip()
-            os.close(fd)
-            raise StoreBusyError(
-                f"{self._path}: another raywatch daemon (pid {owner}) owns this store; stop it or give another --store"
-            ) from error
-        os.ftruncate(fd, 0)
-        os.write(fd, str(os.getpid()).encode())
+        until = time.monotonic() + _INHERITED_S
+        with ExitStack() as undo:
+            undo.callback(os.close, fd)
+            while not _locked(fd):
+                owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
+                if _lives(owner) or time.monotonic() > until:
+                    raise StoreBusyError(
+                        f"{self._path}: another raywatch daemon (pid {owner}) owns this store; "
+                        "stop it or give another --store"
+                    )
+                time.sleep(0.01)
+            os.ftruncate(fd, 0)
+            os.write(fd, str(os.getpid()).encode())
+            undo.pop_all()
         return fd
 
     def _connect(self) -> sqlite3.Connection:

@@ -1,6 +1,10 @@
 """The store: whole commits or none, one owner, a way out of corruption."""
 
+import fcntl
+import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing, suppress
 from pathlib import Path
 from zlib import crc32
@@ -55,6 +59,28 @@ def test_a_store_has_one_owner(tmp_path):
     with Store(tmp_path / "s.db"), pytest.raises(StoreBusyError, match=r"pid \d+"):
         Store(tmp_path / "s.db")
     Store(tmp_path / "s.db").close()
+
+
+def test_a_child_of_a_killed_owner_is_no_owner(tmp_path):
+    """Between fork and exec a child holds what its parent held: the next daemon waits for it."""
+    dying = (
+        "import os, pathlib, sys, time\n"
+        "from raywatch.store import Store\n"
+        "store = Store(pathlib.Path(sys.argv[1]))\n"
+        "if os.fork():\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "os.close(1)\n"
+        "time.sleep(1)\n"
+    )
+    path = tmp_path / "s.db"
+    killed = subprocess.run(
+        [sys.executable, "-c", dying, str(path)], stdout=subprocess.PIPE, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    with path.with_name("s.db.lock").open() as held, pytest.raises(BlockingIOError):
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    Store(path).close()
 
 
 def test_a_corrupt_store_is_set_aside_and_rebuilt(tmp_path):
