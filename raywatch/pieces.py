@@ -23,7 +23,7 @@ from raywatch.collect.raylogs import describe, is_binary
 from raywatch.model import Fact, Finding, RaywatchError
 from raywatch.nodes import node_of_raylet
 from raywatch.pipeline import Engine
-from raywatch.reading import examine_stream, newlines
+from raywatch.reading import examine_stream, newlines_of
 
 SPAN = 1 << 26  # bytes of one piece of a large file
 _FEW = 8 << 20  # bytes of small files that go together
@@ -154,7 +154,7 @@ def _examine(engine: Engine, member: Member, piece: Piece, zone: tzinfo, report:
 def count_lines(piece: Piece) -> int:
     """Count the lines of a part of a plain file. Raises OSError."""
     with Plain(piece.path) as stream:
-        return newlines(stream.fileno(), *(piece.span or (0, piece.size)))
+        return newlines_of(stream.fileno(), *(piece.span or (0, piece.size)))
 
 
 class Lines:

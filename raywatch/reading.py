@@ -12,6 +12,7 @@ from typing import Protocol
 from raywatch.core.crowds import Crowds
 from raywatch.core.records import LineNumbers
 from raywatch.core.repeats import STORM, Repeats
+from raywatch.linecount import newlines
 from raywatch.model import HIT_BITS, Chunk, Fact, FileId, Finding, Source
 from raywatch.pipeline import Around, Engine, counted, examine
 
@@ -19,6 +20,7 @@ BLOCK = 1 << 20  # bytes read at a time; a longer line is cut
 CONTEXT = 1 << 16  # bytes of what was examined that a record may reach back to
 WINDOW = 1 << 26  # bytes in which a repeat is one; then its next line is read in full again
 _BUFFER = BLOCK + 2 * CONTEXT
+_PART = 1 << 17  # bytes whose lines are counted at a time
 
 
 class Stream(Protocol):
@@ -198,7 +200,7 @@ class _Lines:
     def passed(self, part: memoryview) -> None:
         """Take in that a part of the stream is given up."""
         if self._file is None:
-            self._line += bytes(part).count(b"\n")
+            self._line += newlines(bytes(part))
 
     def at(self, offset: int) -> int:
         """Return the number of the line at an offset, which was passed or is the context of a span."""
@@ -211,16 +213,16 @@ class _Lines:
         return self._line
 
     def _between(self, begin: int, end: int) -> int:
-        return newlines(self._file.fileno(), begin, end) if self._file is not None else 0
+        return newlines_of(self._file.fileno(), begin, end) if self._file is not None else 0
 
 
-def newlines(fd: int, begin: int, end: int) -> int:
+def newlines_of(fd: int, begin: int, end: int) -> int:
     """Count the lines that end in bytes `begin` to `end` (not included) of an open file. Raises OSError."""
     found = 0
     while begin < end:
-        part = os.pread(fd, min(BLOCK, end - begin), begin)
+        part = os.pread(fd, min(_PART, end - begin), begin)
         if not part:
             break
-        found += part.count(b"\n")
+        found += newlines(part)
         begin += len(part)
     return found

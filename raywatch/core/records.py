@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, tzinfo
 from typing import NamedTuple
 
+from raywatch.linecount import newlines
 from raywatch.model import Chunk, Hit, Record
 
 MAX_RECORD = 65_536  # bytes of one record that are kept
@@ -105,9 +106,9 @@ class LineNumbers:
         """Return the number of the line that holds a place."""
         data, marks, step = self._data, self._marks, self._STEP
         for at in range((len(marks) - 1) * step, place - place % step, step):
-            marks.append(marks[-1] + data.count(b"\n", at, at + step))
+            marks.append(marks[-1] + newlines(data[at : at + step]))
         mark = place // step
-        return marks[mark] + data.count(b"\n", mark * step, place)
+        return marks[mark] + newlines(data[mark * step : place])
 
 
 def starts_record(line: bytes) -> bool:
