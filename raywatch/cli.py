@@ -345,9 +345,9 @@ def rules() -> None:
 def check_rules(paths: tuple[str, ...]) -> int:
     """Check signature files against their own samples (and those that are shipped)."""
     from raywatch.core.samples import check
-    from raywatch.pipeline import load_engine
+    from raywatch.pipeline import checked_engine
 
-    engine = load_engine(paths)
+    engine = checked_engine(paths)
     problems = check(engine.ruleset, engine.matcher)
     for problem in problems:
         click.echo(problem, err=True)

@@ -1,38 +1,49 @@
-"""The compiled database of the signatures, kept between runs in `$XDG_CACHE_HOME/raywatch`, and never trusted.
+"""The compiled signatures, kept between runs in `$XDG_CACHE_HOME/raywatch`, and never trusted.
 
-Compiling costs a hundred times more than loading. What is loaded was written by this user, for exactly these expressions,
-this code, engine, Python and processor, and its checksum holds: all of that is checked before the engine sees a byte, and
-whatever is not so is compiled anew. A cache that cannot be read or written costs time and nothing else.
+Parsing and compiling cost a hundred times more than loading. What is loaded was written by this user, from exactly these
+files, by this code, engine, Python and processor, and its checksum holds: all of that is checked before the engine sees a
+byte, and whatever is not so is made anew. A cache that cannot be read or written costs time and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
-import platform
 import stat
 import struct
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping
-from importlib.abc import InspectLoader
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
-from raywatch.core import expressions, growth, lint, matcher, patterns
-from raywatch.core.matcher import DatabaseError, Matcher, database_key
-from raywatch.core.signatures import Ruleset
+from raywatch.core.matcher import DatabaseError, Matcher, engine_version
+from raywatch.core.signatures import Ruleset, ruleset_of
 
 log = logging.getLogger(__name__)
 
 _MAGIC = b"raywatch database\n"
-_VERSION = 1
+_VERSION = 2
 _HEADER = struct.Struct(
     f"<{len(_MAGIC)}sI32sQ32s"
 )  # magic, version, key, length, sha256 of the body
-_CODE = (patterns, expressions, growth, lint, matcher)  # what decides what is in a database
-MAX_BYTES = 64 << 20  # of one database; those of some hundred signatures have 0.2 MB
+_LENGTH = struct.Struct("<Q")  # of the ruleset's document, before it and the database
+# What decides what is in an entry: it never outlives the code that wrote it.
+_CODE = tuple(
+    Path(__file__).parent / "core" / f"{name}.py"
+    for name in (
+        "compiling",
+        "expressions",
+        "growth",
+        "lint",
+        "matcher",
+        "patterns",
+        "signature_files",
+        "signatures",
+        "taxonomy",
+    )
+)
+MAX_BYTES = 64 << 20  # of one entry; those of some hundred signatures have 0.5 MB
 KEPT = 8  # databases: rules under work, several versions of raywatch
 _SUFFIX = ".hsdb"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -49,49 +60,63 @@ def cache_folder(environ: Mapping[str, str]) -> Path | None:
     return Path(base) / "raywatch"
 
 
-def load_matcher(ruleset: Ruleset, folder: Path | None) -> Matcher:
-    """Load the compiled signatures from `folder`, or check and compile them and keep them there.
+def load_rules(texts: Sequence[tuple[str, str]], folder: Path | None) -> tuple[Ruleset, Matcher]:
+    """Return the ruleset of `texts` (the taxonomy, then signature files: path and text) without samples, compiled.
 
-    Raises SignatureError; never an error of the cache.
+    It comes from `folder`, or is checked, compiled and kept there. Raises SignatureError; never an error of the cache.
     """
-    key = _key(ruleset) if folder else None
+    key = _key(texts) if folder else None
     if folder is None or key is None:
-        return Matcher(ruleset)
+        return _load(_made(texts))
     path = folder / f"{key.hex()[:32]}{_SUFFIX}"
     try:
-        return Matcher(ruleset, _body(_read(path), key))
+        return _load(_body(_read(path), key))
     except FileNotFoundError:
         pass
     except (OSError, _UnfitError, DatabaseError) as error:
         log.debug("compiled signatures not used path=%s reason=%s", path, error)
-    compiled = Matcher(ruleset)
+    body = _made(texts)
     try:
-        _keep(path, _packed(compiled.dump(), key))
+        _keep(path, _packed(body, key))
     except (OSError, _UnfitError) as error:
         log.debug("compiled signatures not kept path=%s reason=%s", path, error)
-    return compiled
+    return _load(body)
+
+
+def _made(texts: Sequence[tuple[str, str]]) -> bytes:
+    # Here, not above: a start that finds its entry needs neither YAML nor what checks expressions.
+    from raywatch.core.compiling import compile_ruleset  # noqa: PLC0415
+    from raywatch.core.signature_files import parse_rules  # noqa: PLC0415
+
+    ruleset = parse_rules(texts)
+    database = compile_ruleset(ruleset).dump()
+    document = json.dumps(ruleset.document()).encode()
+    return _LENGTH.pack(len(document)) + document + database
+
+
+def _load(body: bytes) -> tuple[Ruleset, Matcher]:
+    """Raises DatabaseError."""
+    (length,) = _LENGTH.unpack_from(body)
+    end = _LENGTH.size + length
+    matcher = Matcher.load(body[end:])
+    return ruleset_of(json.loads(body[_LENGTH.size : end])), matcher
 
 
 class _UnfitError(Exception):
     """A cache that is not as we write it."""
 
 
-def _key(ruleset: Ruleset, code: Iterable[ModuleType] = _CODE) -> bytes | None:
-    """Return what a database depends on; None where our own code cannot be read."""
-    digest = hashlib.sha256(database_key(ruleset).encode())
-    for module in code:
-        source = _source(module)
-        if source is None:
-            return None
-        digest.update(source.encode())
-    digest.update(f"{sys.version} {platform.machine()} {_processor()}".encode())
+def _key(texts: Sequence[tuple[str, str]], code: Sequence[Path] = _CODE) -> bytes | None:
+    """Return what an entry depends on; None where our own code cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        for part in code:
+            digest.update(part.read_bytes())
+    except OSError:
+        return None
+    told = (engine_version(), sys.version, os.uname().machine, _processor(), *texts)
+    digest.update(repr(told).encode(errors="surrogatepass"))
     return digest.digest()
-
-
-def _source(module: ModuleType) -> str | None:
-    """Return the text of a module, so that a database never outlives the code that wrote its expressions."""
-    loader = module.__spec__.loader if module.__spec__ else None
-    return loader.get_source(module.__name__) if isinstance(loader, InspectLoader) else None
 
 
 def _processor() -> str:
@@ -149,6 +174,8 @@ def _is_ours(status: os.stat_result) -> bool:
 
 def _keep(path: Path, data: bytes) -> None:
     """Write a file at once, and forget the oldest."""
+    import tempfile  # noqa: PLC0415 - as in `_made`
+
     folder = path.parent
     os.makedirs(folder.parent, mode=0o700, exist_ok=True)  # noqa: PTH103 - as the XDG specification says
     folder.mkdir(mode=0o700, exist_ok=True)

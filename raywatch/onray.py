@@ -23,8 +23,10 @@ import ray
 
 from raywatch import __version__
 from raywatch.archive import Tick, is_url
-from raywatch.core.matcher import Matcher, database_key
-from raywatch.core.signatures import Ruleset, parse_signatures
+from raywatch.core.compiling import compile_ruleset
+from raywatch.core.matcher import database_key
+from raywatch.core.signature_files import parse_signatures
+from raywatch.core.signatures import Ruleset
 from raywatch.model import RaywatchError
 from raywatch.pieces import Done, Piece, Report, ScanError, Task, examine_task, tasks_of
 from raywatch.pipeline import Engine, load_ruleset
@@ -198,4 +200,4 @@ def _engine(recipe: _Recipe) -> Engine:
     shipped = load_ruleset()
     mine = [s for path, text in recipe.rules for s in parse_signatures(text, path, shipped.classes)]
     ruleset = Ruleset((*shipped.signatures, *mine), shipped.classes)
-    return Engine(ruleset, Matcher(ruleset))
+    return Engine(ruleset, compile_ruleset(ruleset))

@@ -23,7 +23,7 @@ from raywatch.collect.raylogs import describe, is_binary
 from raywatch.model import Fact, Finding, RaywatchError
 from raywatch.nodes import node_of_raylet
 from raywatch.pipeline import Engine
-from raywatch.reading import examine_stream, newlines_of
+from raywatch.reading import BUFFER, examine_stream, newlines_of
 
 SPAN = 1 << 26  # bytes of one piece of a large file
 _FEW = 8 << 20  # bytes of small files that go together
@@ -127,18 +127,21 @@ def _line_start(stream: Plain, at: int, size: int) -> int:
 def examine_task(engine: Engine, task: Task, zone: tzinfo, tick: Tick = no_tick) -> Report:
     """Read a task's files and say what they say. What cannot be read is in `damaged`; raises what `tick` raises."""
     report = Report()
+    buffer = bytearray(BUFFER)  # one for all: the kernel need not make each anew
     for piece in task:
         for member in members_of(piece.path, tick):
-            _examine(engine, member, piece, zone, report)
+            _examine(engine, member, piece, zone, report, buffer=buffer)
     return report
 
 
-def _examine(engine: Engine, member: Member, piece: Piece, zone: tzinfo, report: Report) -> None:
+def _examine(
+    engine: Engine, member: Member, piece: Piece, zone: tzinfo, report: Report, *, buffer: bytearray
+) -> None:
     path, stream = member
     source = describe(path) if path.rpartition("/")[2] not in _SKIP else None
     if source is not None:
         unknown = replace(source, node="")  # `nodes` tell it, once all are known
-        seen = examine_stream(engine, unknown, stream, zone, span=piece.span)
+        seen = examine_stream(engine, unknown, stream, zone, span=piece.span, buffer=buffer)
         report.lines = seen.lines
         report.findings += seen.findings
         report.facts += seen.facts

@@ -9,13 +9,12 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import NamedTuple
 
-from raywatch.compiled import cache_folder, load_matcher
+from raywatch.compiled import cache_folder, load_rules
 from raywatch.core.classify import classify
 from raywatch.core.matcher import Matcher, unpacked
 from raywatch.core.records import MAX_RECORD, LineNumbers, join
 from raywatch.core.repeats import Repeats
-from raywatch.core.signatures import Ruleset, parse_signatures
-from raywatch.core.taxonomy import parse_taxonomy
+from raywatch.core.signatures import Ruleset
 from raywatch.model import Chunk, Fact, Finding, Record
 from raywatch.resources import resource_dir
 
@@ -52,13 +51,11 @@ class Around(NamedTuple):
     floor: int = 0
 
 
-def load_ruleset(paths: Sequence[str] = ()) -> Ruleset:
-    """Read the taxonomy, the shipped signatures and those of `paths`. Raises SignatureError, OSError."""
+def rule_texts(paths: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Return path and text of the taxonomy, the shipped signatures and those of `paths`. Raises OSError."""
     rules = resource_dir("rules")
-    classes = parse_taxonomy((rules / "taxonomy.yaml").read_text())
-    files = sorted((rules / "signatures").glob("*.yaml")) + _user_files(paths)
-    signatures = [s for f in files for s in parse_signatures(f.read_text(), str(f), classes)]
-    return Ruleset(tuple(signatures), classes)
+    files = [rules / "taxonomy.yaml", *sorted((rules / "signatures").glob("*.yaml"))]
+    return [(str(f), f.read_text()) for f in (*files, *_user_files(paths))]
 
 
 def _user_files(paths: Iterable[str]) -> list[Path]:
@@ -69,9 +66,26 @@ def _user_files(paths: Iterable[str]) -> list[Path]:
 
 
 def load_engine(paths: Sequence[str] = ()) -> Engine:
-    """Load and compile the signatures, or take what was compiled before. Raises SignatureError, OSError."""
+    """Load and compile the signatures, or take what was compiled before. Raises SignatureError, OSError.
+
+    Its signatures have no samples; those of `load_ruleset` do.
+    """
+    return Engine(*load_rules(rule_texts(paths), cache_folder(os.environ)))
+
+
+def load_ruleset(paths: Sequence[str] = ()) -> Ruleset:
+    """Read the taxonomy, the shipped signatures and those of `paths`. Raises SignatureError, OSError."""
+    from raywatch.core.signature_files import parse_rules  # noqa: PLC0415 - see compiled
+
+    return parse_rules(rule_texts(paths))
+
+
+def checked_engine(paths: Sequence[str] = ()) -> Engine:
+    """Read and compile the signatures with their samples. Raises SignatureError, OSError."""
+    from raywatch.core.compiling import compile_ruleset  # noqa: PLC0415 - see compiled
+
     ruleset = load_ruleset(paths)
-    return Engine(ruleset, load_matcher(ruleset, cache_folder(os.environ)))
+    return Engine(ruleset, compile_ruleset(ruleset))
 
 
 def examine(

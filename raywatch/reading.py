@@ -19,8 +19,8 @@ from raywatch.pipeline import Around, Engine, counted, examine
 BLOCK = 1 << 20  # bytes read at a time; a longer line is cut
 CONTEXT = 1 << 16  # bytes of what was examined that a record may reach back to
 WINDOW = 1 << 26  # bytes in which a repeat is one; then its next line is read in full again
-_BUFFER = BLOCK + 2 * CONTEXT
-_PART = 1 << 17  # bytes whose lines are counted at a time
+BUFFER = BLOCK + 2 * CONTEXT
+_PART = 1 << 16  # bytes whose lines are counted at a time
 
 
 class Stream(Protocol):
@@ -47,13 +47,15 @@ def examine_stream(
     tz: tzinfo,
     *,
     span: tuple[int, int] | None = None,
+    buffer: bytearray | None = None,
 ) -> Read:
     """Read a stream to its end and say what it says.
 
     `span`: only the records that begin in bytes span[0] to span[1] (not included) of a file that can be sought, both at
-    the start of a line; lines are numbered from the first. Raises what the stream raises.
+    the start of a line; lines are numbered from the first. `buffer`: of BUFFER bytes, for who reads many files; whatever
+    it holds. Raises what the stream raises.
     """
-    return _Reader(engine, source, stream, tz, span).read()
+    return _Reader(engine, source, stream, tz, span=span, buffer=buffer).read()
 
 
 class _Reader:
@@ -65,10 +67,12 @@ class _Reader:
         source: Source,
         stream: Stream,
         tz: tzinfo,
+        *,
         span: tuple[int, int] | None,
+        buffer: bytearray | None,
     ) -> None:
         self._engine, self._source, self._stream, self._tz = engine, source, stream, tz
-        self._buffer = bytearray(_BUFFER)
+        self._buffer = bytearray(BUFFER) if buffer is None else buffer
         self._view = memoryview(self._buffer)
         self._base = 0  # offset in the file of the buffer's first byte
         self._floor = 0  # offset where the last record ended

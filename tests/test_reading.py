@@ -14,7 +14,7 @@ from raywatch.collect.raylogs import describe
 from raywatch.core import crowds
 from raywatch.model import Chunk, FileId, Source
 from raywatch.pipeline import examine, load_engine
-from raywatch.reading import examine_stream
+from raywatch.reading import BUFFER, examine_stream
 from tests.core.storms import GCS, NAMES, OOM, TEXTS_OF_ONE
 from tests.core.test_repeats import sums
 
@@ -104,10 +104,10 @@ def test_spans_of_a_file_say_together_what_it_says(tmp_path, name, data, cuts):
     source = source_of(name)
     starts = [0, *(i + 1 for i, c in enumerate(data[:-1]) if c == 10)]
     at = sorted({0, len(data), *(starts[c % len(starts)] for c in cuts)})
-    found = []
-    for span in pairwise(at):
+    found, buffer = [], bytearray((OOM.encode() + b"\n") * (BUFFER // len(OOM) + 1))[:BUFFER]
+    for span in pairwise(at):  # one buffer for all: what another left in it is nothing
         with path.open("rb", buffering=0) as stream:
-            read = examine_stream(ENGINE, source, stream, UTC, span=span)
+            read = examine_stream(ENGINE, source, stream, UTC, span=span, buffer=buffer)
         before = data.count(b"\n", 0, span[0])
         found += [replace(f.evidence, line=f.evidence.line + before) for f in read.findings]
 
@@ -120,7 +120,7 @@ def test_a_record_that_began_in_the_block_before_is_whole(tmp_path, monkeypatch)
     dated = b"[2026-11-24 12:00:59,000 I 1 1] (raylet) says what follows:\n"
     text = quiet + dated + OOM.format(n=1).encode() + b"\n" + quiet
     monkeypatch.setattr(reading, "BLOCK", len(quiet + dated))
-    monkeypatch.setattr(reading, "_BUFFER", 2 * len(text))
+    monkeypatch.setattr(reading, "BUFFER", 2 * len(text))
     source = source_of("supervisor-raysubmit_1.log")
     seen = examine_stream(ENGINE, source, io.BytesIO(text), UTC)
 

@@ -2,12 +2,13 @@
 
 import pytest
 
-from raywatch.core.matcher import Matcher
+from raywatch.core.compiling import compile_ruleset
 from raywatch.core.samples import check
-from raywatch.core.signatures import Ruleset, SignatureError, parse_signatures
-from raywatch.pipeline import load_engine
+from raywatch.core.signature_files import parse_signatures
+from raywatch.core.signatures import Ruleset, SignatureError
+from raywatch.pipeline import checked_engine
 
-ENGINE = load_engine()
+ENGINE = checked_engine()
 GOOD = "- {id: a, class: worker_crash, where: {component: [gcs]}, any: ['it broke'], hits: ['%s'], misses: ['%s'], refs: [r]}"
 
 
@@ -30,7 +31,7 @@ def test_a_wrong_sample_is_found(hit, miss, problem):
         ENGINE.ruleset.classes,
     )
 
-    assert [problem in p for p in check(rules, Matcher(rules), shipped=True)] == [True]
+    assert [problem in p for p in check(rules, compile_ruleset(rules), shipped=True)] == [True]
 
 
 WHERE = "- {id: a, class: worker_crash, where: {component: [gcs]}, any: "

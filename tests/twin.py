@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from types import MappingProxyType
+from typing import TypeAlias
 
 import yaml
 
-from raywatch.core.signatures import Ruleset, parse_signatures
-from raywatch.model import FailureClass, Hit
+from raywatch.core.signature_files import parse_rules
+from raywatch.core.signatures import Ruleset
+from raywatch.model import Hit
 
-CLASSES = MappingProxyType({"x": FailureClass("x", "g", "root", "job", "none", "an x")})
+Texts: TypeAlias = tuple[tuple[str, str], ...]  # path and text, the taxonomy first
+
+TAXONOMY = "- {id: x, group: g, role: root, scope: job, resume: none, title: an x}"
 
 
 @cache
@@ -34,8 +37,8 @@ def hits(ruleset: Ruleset, data: bytes) -> list[Hit]:
     return found
 
 
-def ruleset(patterns: Iterable[str] | Iterable[Sequence[str]], **more: object) -> Ruleset:
-    """Make a ruleset with a signature for each pattern, or for each list of them."""
+def texts(patterns: Iterable[str] | Iterable[Sequence[str]], **more: object) -> Texts:
+    """Write the files of a ruleset with a signature for each pattern, or for each list of them."""
     rows = [
         {
             "id": f"s{i}",
@@ -46,7 +49,12 @@ def ruleset(patterns: Iterable[str] | Iterable[Sequence[str]], **more: object) -
         }
         for i, p in enumerate(patterns)
     ]
-    return Ruleset(parse_signatures(yaml.safe_dump(rows), "rules.yaml", CLASSES), CLASSES)
+    return (("taxonomy.yaml", TAXONOMY), ("rules.yaml", yaml.safe_dump(rows)))
+
+
+def ruleset(patterns: Iterable[str] | Iterable[Sequence[str]], **more: object) -> Ruleset:
+    """Make the ruleset of such files."""
+    return parse_rules(texts(patterns, **more))
 
 
 def parts(data: bytes, cuts: Iterable[int]) -> list[tuple[int, bytes]]:

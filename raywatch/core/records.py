@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import datetime, tzinfo
 from typing import NamedTuple
 
-from raywatch.linecount import newlines
+from raywatch.linecount import newlines_in
 from raywatch.model import Chunk, Hit, Record
 
 MAX_RECORD = 65_536  # bytes of one record that are kept
@@ -94,21 +95,23 @@ def join(
 
 
 class LineNumbers:
-    """Line numbers of places in a text: each part of it is counted once, however often it is asked for."""
+    """Line numbers of places in a text: what lies between two places that were asked for is counted once."""
 
     _STEP = 2048
 
     def __init__(self, data: bytes, line: int) -> None:
         """`line` is the number of the first one."""
-        self._data, self._marks = data, [line]
+        self._data, self._places, self._lines = data, [0], [line]
 
     def of(self, place: int) -> int:
         """Return the number of the line that holds a place."""
-        data, marks, step = self._data, self._marks, self._STEP
-        for at in range((len(marks) - 1) * step, place - place % step, step):
-            marks.append(marks[-1] + newlines(data[at : at + step]))
-        mark = place // step
-        return marks[mark] + newlines(data[mark * step : place])
+        before = bisect_right(self._places, place)
+        mark = self._places[before - 1]
+        line = self._lines[before - 1] + newlines_in(self._data, mark, place)
+        if place - mark >= self._STEP:
+            self._places.insert(before, place)
+            self._lines.insert(before, line)
+        return line
 
 
 def starts_record(line: bytes) -> bool:

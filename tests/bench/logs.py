@@ -23,7 +23,7 @@ from typing import NamedTuple
 from raywatch.collect.raylogs import describe
 from raywatch.core.records import starts_record
 from raywatch.model import HIT_BITS, Chunk, Component, FileId, LogFormat, Source
-from raywatch.pipeline import Engine, examine, load_engine
+from raywatch.pipeline import Engine, checked_engine, examine
 
 QUIET = 1e-5  # the share of failures in logs that are called quiet
 NEAR = 0.05  # how many near misses there are for each other line of a program's output
@@ -115,7 +115,7 @@ class Truth:
 @cache
 def engine() -> Engine:
     """The shipped signatures."""
-    return load_engine()
+    return checked_engine()
 
 
 def _marked(text: bytes) -> bytes:

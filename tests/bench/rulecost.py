@@ -13,12 +13,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import hyperscan
-
 from raywatch.archive import members
+from raywatch.core.compiling import compile_database, compile_ruleset
 from raywatch.core.expressions import expression
 from raywatch.core.lint import expressions_of
-from raywatch.core.matcher import Matcher, _compile
+from raywatch.core.matcher import Matcher
 from raywatch.core.patterns import parse
 from raywatch.core.signatures import Ruleset, Signature
 from raywatch.pipeline import load_ruleset
@@ -51,7 +50,7 @@ def without(signatures: tuple[Signature, ...], number: int, pattern: str) -> Mat
     one = signatures[number]
     left = replace(one, any=tuple(p for p in one.any if p != pattern))
     rest = (*signatures[:number], left, *signatures[number + 1 :])
-    return Matcher(Ruleset(rest, {}))
+    return compile_ruleset(Ruleset(rest, {}))
 
 
 def scan_s(matcher: Matcher, blocks: list[bytes]) -> float:
@@ -66,8 +65,8 @@ def beside(ruleset: Ruleset, pattern: str) -> Matcher:
     """Return a matcher of all expressions and one more, which need not pass the checks."""
     pairs = [(i, e) for i, s in enumerate(ruleset.signatures) for e in expressions_of(s)]
     pairs.append((len(ruleset.signatures), expression(parse(pattern))))
-    database = _compile([e for _, e in pairs], [i for i, _ in pairs])
-    return Matcher(ruleset, hyperscan.dumpb(database))
+    database = compile_database([e for _, e in pairs], [i for i, _ in pairs])
+    return Matcher(database)
 
 
 def least_s(matchers: list[Matcher], blocks: list[bytes], rounds: int) -> list[float]:
@@ -91,7 +90,7 @@ def main() -> int:
     asked.add_argument("--beside", action="append", default=[], help="an expression to try")
     given = asked.parse_args()
     ruleset = load_ruleset(given.rules)
-    whole = Matcher(ruleset)
+    whole = compile_ruleset(ruleset)
     blocks = quiet_text(whole, given.size << 20)
     if given.beside:
         tried = [whole, *(beside(ruleset, p) for p in given.beside)]

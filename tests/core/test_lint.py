@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raywatch.core import patterns
+from raywatch.core.compiling import compile_ruleset
 from raywatch.core.expressions import expression
 from raywatch.core.growth import growth
 from raywatch.core.lint import MAX_LOOKS, expressions_of, literal_length
-from raywatch.core.matcher import Matcher
 from raywatch.core.patterns import Chars, Edge, Either, Node, PatternError, Repeat, Seq, parse
 from raywatch.core.signatures import CAPTURE_WINDOW, SignatureError
 from raywatch.pipeline import load_ruleset
@@ -86,7 +86,7 @@ def refusal(pattern: str, key: str = "any") -> str:
     more = {} if key == "any" else {key: [pattern]}
     rules = twin.ruleset([pattern if key == "any" else "word"], **more)
     try:
-        Matcher(rules)
+        compile_ruleset(rules)
     except SignatureError as error:
         return str(error)
     return ""

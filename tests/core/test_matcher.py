@@ -7,10 +7,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from raywatch.core.compiling import compile_ruleset
 from raywatch.core.matcher import Matcher
 from raywatch.core.signatures import SignatureError
 from raywatch.model import Hit
-from raywatch.pipeline import load_engine
+from raywatch.pipeline import checked_engine
 from tests import twin
 
 PATTERNS = [
@@ -24,7 +25,7 @@ PATTERNS = [
     r"end of file$",
 ]
 RULES = twin.ruleset(PATTERNS)
-MATCHER = Matcher(RULES)
+MATCHER = compile_ruleset(RULES)
 PIECES = [
     b"worker_id = ab12, ",
     b"exit_type = SYSTEM_ERROR",
@@ -152,7 +153,7 @@ def engine_for(pattern: str):
     """A matcher for one pattern, None where it is refused."""
     rules = twin.ruleset([pattern])
     try:
-        return rules, Matcher(rules)
+        return rules, compile_ruleset(rules)
     except SignatureError:
         return None
 
@@ -209,10 +210,10 @@ def test_a_set_holds_the_bytes_that_it_holds_in_python(part):
         for pair in ((b"a" + b, b""), (b"", b + b"b"))
     ]
 
-    assert_same_hits(Matcher(rules), rules, b"\n".join(lines))
+    assert_same_hits(compile_ruleset(rules), rules, b"\n".join(lines))
 
 
-SHIPPED = load_engine()
+SHIPPED = checked_engine()
 SAMPLES = [s.text.encode() for r in SHIPPED.ruleset.signatures for s in (*r.hits, *r.misses)]
 
 
@@ -246,7 +247,7 @@ def test_no_pattern_matches_across_a_newline():
 
 def test_a_dumped_database_gives_the_same_hits():
     """Loading what was dumped replaces compiling."""
-    loaded = Matcher(RULES, MATCHER.dump())
+    loaded = Matcher.load(MATCHER.dump())
 
     assert loaded.scan(b"lost node") == MATCHER.scan(b"lost node") == [Hit(2, 0, 9)]
 
@@ -254,16 +255,16 @@ def test_a_dumped_database_gives_the_same_hits():
 def test_what_sets_the_engines_stride_is_never_reported():
     """The three bytes that no text holds hit nothing, also where there is no signature at all."""
     assert MATCHER.scan(b"a\xc0\xc1\xf5b\n") == []
-    assert Matcher(twin.ruleset([])).scan(b"a\xc0\xc1\xf5b\n") == []
+    assert compile_ruleset(twin.ruleset([])).scan(b"a\xc0\xc1\xf5b\n") == []
 
 
 def test_a_character_beyond_ascii_is_whole():
     """In a class and under a repeat it is all its bytes, never one of them."""
     rules = twin.ruleset(["[éü]x WORD", "(?:é)+x WORD", "é+y WORD"])
 
-    assert Matcher(rules).scan("éx WORD".encode()) == [Hit(0, 0, 8), Hit(1, 0, 8)]
-    assert Matcher(rules).scan("ééy WORD".encode()) == [Hit(2, 0, 10)]
-    assert Matcher(rules).scan(b"\xa9x WORD") == []
+    assert compile_ruleset(rules).scan("éx WORD".encode()) == [Hit(0, 0, 8), Hit(1, 0, 8)]
+    assert compile_ruleset(rules).scan("ééy WORD".encode()) == [Hit(2, 0, 10)]
+    assert compile_ruleset(rules).scan(b"\xa9x WORD") == []
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"\n\n", b"\xc0\xc1\xf5"])

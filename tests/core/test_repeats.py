@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from raywatch.collect.raylogs import describe
 from raywatch.core import repeats as module
-from raywatch.core.matcher import Matcher
+from raywatch.core.compiling import compile_ruleset
 from raywatch.core.repeats import Repeats
-from raywatch.core.signatures import Ruleset, parse_signatures
+from raywatch.core.signature_files import parse_signatures
+from raywatch.core.signatures import Ruleset
 from raywatch.model import Chunk, FileId, Finding
 from raywatch.pipeline import Engine, counted, examine, load_engine
 from tests.core.storms import GCS, NAMES, OOM, TEXTS
@@ -101,7 +102,7 @@ def test_what_an_unless_takes_back_is_not_counted_with_what_it_does_not(monkeypa
 """
     classes = ENGINE.ruleset.classes
     ruleset = Ruleset(parse_signatures(rule, "mine.yaml", classes), classes)
-    monkeypatch.setattr("tests.core.test_repeats.ENGINE", Engine(ruleset, Matcher(ruleset)))
+    monkeypatch.setattr("tests.core.test_repeats.ENGINE", Engine(ruleset, compile_ruleset(ruleset)))
     lines = [
         f"[2026-11-24 12:00:00,123 I 1 1] worker(s) killed for memory, {n} workers left\n"
         for n in (0, 7)

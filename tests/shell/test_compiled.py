@@ -1,28 +1,43 @@
 """The cache of compiled signatures: it saves time, and whatever is wrong with it, the hits are the same."""
 
+import json
 import logging
 import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raywatch import compiled
-from raywatch.compiled import KEPT, cache_folder, load_matcher
+from raywatch.compiled import KEPT, cache_folder, load_rules
 from raywatch.core.matcher import Matcher
-from raywatch.core.signatures import SignatureError
+from raywatch.core.signature_files import parse_rules
+from raywatch.core.signatures import SignatureError, ruleset_of
 from raywatch.model import Hit
+from raywatch.pipeline import load_ruleset, rule_texts
 from tests import twin
 
-RULES = twin.ruleset(["lost node", r"code \d+"])
-OTHER = twin.ruleset(["found node"])
+RULES = twin.texts(
+    ["lost node", r"code \d+"],
+    trust="kernel",
+    hits=["lost node"],
+    also=["s1"],
+    capture="(?P<n>node)",
+    set={"a": "b"},
+)
+OTHER = twin.texts(["found node"])
 DATA = b"x\nlost node\ncode 7"
 HITS = [Hit(0, 2, 11), Hit(1, 12, 18)]
+
+
+def load(texts: twin.Texts, folder: Path | None) -> Matcher:
+    """The matcher of what is loaded."""
+    return load_rules(texts, folder)[1]
 
 
 def entry(folder: Path) -> Path:
@@ -35,7 +50,7 @@ def entry(folder: Path) -> Path:
 def folder(tmp_path, caplog):
     """A cache that holds RULES; what is said from here on is kept."""
     where = tmp_path / "cache" / "raywatch"
-    load_matcher(RULES, where)
+    load(RULES, where)
     caplog.set_level(logging.DEBUG, "raywatch.compiled")
     return where
 
@@ -44,39 +59,62 @@ def test_what_was_compiled_is_loaded(folder, caplog):
     """Without a word, and only for this user; the next start takes the file as it is."""
     before = entry(folder).stat()
 
-    assert load_matcher(RULES, folder).scan(DATA) == HITS
+    assert load(RULES, folder).scan(DATA) == HITS
     assert entry(folder).stat().st_mtime_ns == before.st_mtime_ns
     assert (before.st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
     assert caplog.text == ""
+
+
+def test_the_signatures_come_with_it(folder):
+    """All that was parsed but their samples, from the cache as from the files."""
+    parsed = parse_rules(RULES)
+    fresh, _ = load_rules(RULES, None)
+    loaded, _ = load_rules(RULES, folder)
+
+    assert fresh == loaded == replace(parsed, signatures=loaded.signatures)
+    assert [replace(s, hits=(), misses=()) for s in parsed.signatures] == list(loaded.signatures)
+    assert parsed.signatures[0].hits
+    shipped, _ = load_rules(rule_texts(), None)
+    assert shipped == ruleset_of(json.loads(json.dumps(load_ruleset().document())))
+
+
+def test_a_start_from_the_cache_reads_no_yaml(folder):
+    """What parses and checks is not even imported: it would cost more than the rest of a start."""
+    code = (
+        "import sys; from pathlib import Path; from raywatch.compiled import load_rules;"
+        f"load_rules({RULES!r}, Path({str(folder)!r}));"
+        "print([m for m in ('yaml', 'raywatch.core.lint') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
 def test_what_is_in_the_cache_is_what_is_used(folder):
     """The proof that it is loaded: a sound file with another database gives that one's hits."""
     path = entry(folder)
     key = path.read_bytes()[compiled._HEADER.size - 72 :][:32]
-    path.write_bytes(compiled._packed(Matcher(OTHER).dump(), key))
+    path.write_bytes(compiled._packed(compiled._made(OTHER), key))
 
-    assert load_matcher(RULES, folder).scan(b"found node") == [Hit(0, 0, 10)]
+    assert load(RULES, folder).scan(b"found node") == [Hit(0, 0, 10)]
 
 
 def test_other_signatures_have_another_file(folder):
     """Whatever a database depends on is in its name: also what is only checked."""
-    for rules in (OTHER, twin.ruleset(["lost node", r"code \d+"], unless=["fine"])):
-        load_matcher(rules, folder)
+    for rules in (OTHER, twin.texts(["lost node", r"code \d+"], unless=["fine"])):
+        load(rules, folder)
 
     assert len(list(folder.iterdir())) == 3
-    assert load_matcher(RULES, folder).scan(DATA) == HITS
+    assert load(RULES, folder).scan(DATA) == HITS
 
 
 def test_what_is_refused_is_refused_beside_a_full_cache(folder):
     """A cache of good signatures says nothing about others."""
     with pytest.raises(SignatureError):
-        load_matcher(twin.ruleset(["lost node", r"\S+ code"]), folder)
+        load(twin.texts(["lost node", r"\S+ code"]), folder)
     with pytest.raises(SignatureError):
-        load_matcher(twin.ruleset(["lost node", r"code \d+"], capture=[r"(?P<a>\S+)x"]), folder)
+        load(twin.texts(["lost node", r"code \d+"], capture=[r"(?P<a>\S+)x"]), folder)
 
 
-SOUND = compiled._packed(Matcher(RULES).dump(), compiled._key(RULES) or b"")
+SOUND = compiled._packed(compiled._made(RULES), compiled._key(RULES) or b"")
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
@@ -84,7 +122,7 @@ SOUND = compiled._packed(Matcher(RULES).dump(), compiled._key(RULES) or b"")
 def test_a_damaged_file_is_compiled_anew(tmp_path_factory, data):
     """Any byte changed, any length cut or added: same hits, never a crash, and the file is sound again."""
     folder = tmp_path_factory.getbasetemp() / "damaged" / "raywatch"
-    load_matcher(RULES, folder)
+    load(RULES, folder)
     path = entry(folder)
     assert path.read_bytes() == SOUND
     header = st.integers(0, compiled._HEADER.size)
@@ -94,16 +132,18 @@ def test_a_damaged_file_is_compiled_anew(tmp_path_factory, data):
     damaged = {"flip": flipped, "cut": SOUND[:at], "add": SOUND + b"x" * (at + 1)}
     path.write_bytes(damaged.get(how, SOUND[at:] + SOUND[:at] if at else b""))
 
-    assert load_matcher(RULES, folder).scan(DATA) == HITS
+    assert load(RULES, folder).scan(DATA) == HITS
     assert path.read_bytes() == SOUND
 
 
 def test_a_database_the_engine_does_not_load_is_compiled_anew(folder, caplog):
     """Its checksum holds, but it is none of this engine's."""
     key = compiled._key(RULES) or b""
-    entry(folder).write_bytes(compiled._packed(b"no database at all", key))
+    entry(folder).write_bytes(
+        compiled._packed(compiled._LENGTH.pack(2) + b"{}no database at all", key)
+    )
 
-    assert load_matcher(RULES, folder).scan(DATA) == HITS
+    assert load(RULES, folder).scan(DATA) == HITS
     assert "does not load it" in caplog.text
     assert entry(folder).read_bytes() == SOUND
 
@@ -163,7 +203,7 @@ def test_what_others_could_have_written_is_not_read(folder, caplog, spoil, reaso
     """Compiled anew, with a line for whoever looks."""
     spoil(folder)
 
-    assert load_matcher(RULES, folder).scan(DATA) == HITS
+    assert load(RULES, folder).scan(DATA) == HITS
     assert caplog.records[0].levelname == "DEBUG"
     assert "not used" in caplog.text
     assert reason in caplog.text
@@ -172,7 +212,7 @@ def test_what_others_could_have_written_is_not_read(folder, caplog, spoil, reaso
 def test_other_code_has_another_database():
     """A version of raywatch that writes other expressions never loads those of this one."""
     assert compiled._key(RULES, compiled._CODE[:1]) != compiled._key(RULES)
-    assert compiled._key(RULES, [ModuleType("without_a_source")]) is None
+    assert compiled._key(RULES, [Path("nowhere.py")]) is None
 
 
 @pytest.mark.parametrize("which", ["file", "folder"])
@@ -183,18 +223,18 @@ def test_what_another_user_owns_is_not_read(folder, caplog, which):
     else:
         folder = Path("/usr")
 
-    assert load_matcher(RULES, folder).scan(DATA) == HITS
+    assert load(RULES, folder).scan(DATA) == HITS
     assert "alone" in caplog.text
 
 
 def test_an_older_format_is_compiled_anew(folder, monkeypatch):
     """The version stands before everything else."""
     monkeypatch.setattr(compiled, "_VERSION", 0)
-    old = compiled._packed(Matcher(OTHER).dump(), compiled._key(RULES) or b"")
+    old = compiled._packed(compiled._made(OTHER), compiled._key(RULES) or b"")
     monkeypatch.undo()
     entry(folder).write_bytes(old)
 
-    assert load_matcher(RULES, folder).scan(DATA) == HITS
+    assert load(RULES, folder).scan(DATA) == HITS
     assert entry(folder).read_bytes() == SOUND
 
 
@@ -208,7 +248,7 @@ def test_it_does_not_grow(tmp_path):
         os.utime(left, (n, n))
     (folder / "notes.txt").write_text("mine")
     os.utime(folder / "notes.txt", (0, 0))
-    load_matcher(RULES, folder)
+    load(RULES, folder)
 
     names = {p.name for p in folder.iterdir()}
     assert {name_of(RULES), "notes.txt"} < names
@@ -233,7 +273,7 @@ def test_where_it_is(environ, folder):
 @pytest.mark.parametrize("folder", [None, Path("/proc/raywatch"), Path("/dev/null/raywatch")])
 def test_where_nothing_can_be_kept_it_works_without(folder):
     """No home, nothing that can be written to, no folder at all."""
-    assert load_matcher(RULES, folder).scan(DATA) == HITS
+    assert load(RULES, folder).scan(DATA) == HITS
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, caplog):
@@ -243,7 +283,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, caplog):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, hard))
     try:
-        matcher = load_matcher(RULES, folder)
+        matcher = load(RULES, folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -254,10 +294,10 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, caplog):
 
 START = """
 import sys
+from dataclasses import replace
 from pathlib import Path
-from raywatch.compiled import load_matcher
-from tests.shell.test_compiled import DATA, HITS, RULES
-assert all(load_matcher(RULES, Path(sys.argv[1])).scan(DATA) == HITS for _ in range(20))
+from tests.shell.test_compiled import DATA, HITS, RULES, load
+assert all(load(RULES, Path(sys.argv[1])).scan(DATA) == HITS for _ in range(20))
 """
 
 
@@ -269,7 +309,7 @@ def test_several_at_once_do_no_harm(tmp_path):
         for _ in range(3)
     ]
     while any(p.poll() is None for p in started):
-        load_matcher(RULES, folder)
+        load(RULES, folder)
         for path in folder.glob("*.hsdb"):
             path.write_bytes(b"torn")
     errors = [p.communicate()[1].decode() for p in started]
