@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timezone, tzinfo
@@ -13,27 +13,41 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from raywatch.archive import Tick, no_tick
 from raywatch.core.crowds import Crowds
 from raywatch.core.incidents import correlated
-from raywatch.core.view import IncidentJson, incident_json, resume_words
-from raywatch.model import Fact, Finding
+from raywatch.core.templates import apart, grouped
+from raywatch.core.view import (
+    IncidentJson,
+    UnknownJson,
+    incident_json,
+    resume_words,
+    unknown_json,
+)
+from raywatch.model import Finding
 from raywatch.nodes import Nodes, with_node
 from raywatch.pieces import Done, Lines, Report, ScanError
 from raywatch.pipeline import Engine, load_engine
 from raywatch.spread import examine_here
 from raywatch.terminal import safe, told
 
+_UNKNOWN_SHOWN = 5  # kinds of lines
+
 
 class ScanJson(TypedDict):
     """What `scan --json` prints."""
 
     incidents: list[IncidentJson]
+    unknown: list[UnknownJson]
     stats: dict[str, int | float]
 
 
 @dataclass(slots=True)
 class ScanResult:
-    """What a scan found. `damaged`: (path, why) of what could not be read, or not to its end."""
+    """What a scan found. `damaged`: (path, why) of what could not be read, or not to its end.
+
+    `unknown`: lines that look like errors and that no signature explains, by template, the most frequent first.
+    """
 
     incidents: list[IncidentJson]
+    unknown: list[UnknownJson] = field(default_factory=list)
     stats: dict[str, int | float] = field(default_factory=dict)
     damaged: list[tuple[str, str]] = field(default_factory=list)
 
@@ -72,14 +86,21 @@ def scan_paths(
         examined = _on_ray()(on_ray, engine, paths, zone, tick)
     with closing(examined) as done:
         seen = _together(done)
-    incidents = _correlated(engine, seen.facts, seen.findings, since, until)
+    known, unknown = apart(_between(seen.findings, since, until))
+    state = correlated(
+        seen.facts,
+        known,
+        engine.ruleset.classes,
+        undated_may_open=since is None and until is None,
+    )
+    incidents = [incident_json(i, engine.ruleset.classes) for i in state.incidents]
     stats: dict[str, int | float] = {
         "files": seen.files,
         "bytes": seen.size,
         "findings": sum(f.count for f in seen.findings),
         "damaged": len(seen.damaged),
     }
-    return ScanResult(incidents, stats, seen.damaged)
+    return ScanResult(incidents, unknown_json(grouped((), unknown)), stats, seen.damaged)
 
 
 def _on_ray() -> Callable[[str, Engine, Sequence[str], tzinfo, Tick], Generator[Done]]:
@@ -111,20 +132,15 @@ def _together(done: Iterable[Done]) -> Report:
     return every
 
 
-def _correlated(
-    engine: Engine,
-    facts: list[Fact],
-    findings: list[Finding],
-    since: float | None,
-    until: float | None,
-) -> list[IncidentJson]:
-    def inside(at: float) -> bool:
-        return (since is None or at >= since) and (until is None or at <= until)
-
-    kept = [f for f in findings if not f.dated or inside(f.at)]
-    bounded = since is not None or until is not None
-    state = correlated(facts, kept, engine.ruleset.classes, undated_may_open=not bounded)
-    return [incident_json(i, engine.ruleset.classes) for i in state.incidents]
+def _between(
+    findings: Iterable[Finding], since: float | None, until: float | None
+) -> Iterator[Finding]:
+    """Yield what has no time, or one between."""
+    for finding in findings:
+        early = since is not None and finding.at < since
+        late = until is not None and finding.at > until
+        if not finding.dated or not (early or late):
+            yield finding
 
 
 def scan_exit_code(result: ScanResult) -> int:
@@ -143,12 +159,33 @@ def damage_of(result: ScanResult) -> list[str]:
 def render_scan(result: ScanResult, *, as_json: bool) -> str:
     """Write the result for people or for programs."""
     if as_json:
-        body: ScanJson = {"incidents": result.incidents, "stats": result.stats}
+        body: ScanJson = {
+            "incidents": result.incidents,
+            "unknown": result.unknown,
+            "stats": result.stats,
+        }
         return json.dumps(body, indent=2)
     shown = [_render_incident(i) for i in result.incidents]
     size = result.stats.get("bytes", 0) / 1e6
     foot = f"{len(shown)} incident{'s' * (len(shown) != 1)} in {result.stats.get('files', 0)} files, {size:.1f} MB"
-    return "\n\n".join([*shown, foot if shown else f"nothing failed: {foot}"])
+    last = foot if shown else f"nothing failed: {foot}"
+    return "\n\n".join([*shown, *_render_unknown(result.unknown), last])
+
+
+def _render_unknown(unknown: Sequence[UnknownJson]) -> list[str]:
+    """Write the most frequent lines that no signature explains, one paragraph or none."""
+    if not unknown:
+        return []
+    rows = [
+        f"no signature explains {sum(u['count'] for u in unknown)} lines that look like errors:"
+    ]
+    rows += [
+        f"  {u['count']:>6} x  {safe(told(u['first']['text']), 160)}"
+        for u in unknown[:_UNKNOWN_SHOWN]
+    ]
+    if len(unknown) > _UNKNOWN_SHOWN:
+        rows.append(f"  and {len(unknown) - _UNKNOWN_SHOWN} other kinds: --json shows them")
+    return ["\n".join([*rows, "  raywatch rules suggest PATH... drafts signatures for them"])]
 
 
 def _render_incident(incident: IncidentJson) -> str:

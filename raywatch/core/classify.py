@@ -19,6 +19,7 @@ from raywatch.model import (
 )
 
 GENERIC = "python-exception"  # explains a record only where no other signature does
+UNKNOWN = "unknown_failure"  # its signatures speak only where no other does, be it of a fact
 # What a class proves when its signature does not say: DESIGN.md, "Root before symptom".
 _TRUST_OF_GROUP: Mapping[str, Trust] = {
     "preemption": Trust.NOTICE,
@@ -72,14 +73,17 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
         if signature.fact:
             facts.append(_fact(record, signature, fields, line, at_line))
             continue
-        specific = specific or signature.id != GENERIC
+        specific = specific or (signature.id != GENERIC and signature.class_id != UNKNOWN)
         failure = ruleset.classes[signature.class_id]
         candidate = _finding(record, signature, failure, fields=fields, line=line, at_line=at_line)
         best = findings.get(candidate.class_id)
         if best is None or (candidate.trust, candidate.confidence) > (best.trust, best.confidence):
             findings[candidate.class_id] = candidate
-    kept = tuple(f for f in findings.values() if not (specific and f.signature == GENERIC))
-    return kept, tuple(facts)
+    if specific:
+        findings = {c: f for c, f in findings.items() if f.signature != GENERIC}
+    if len(findings) > 1 or facts:
+        findings.pop(UNKNOWN, None)
+    return tuple(findings.values()), tuple(facts)
 
 
 def _fields(record: Record, signature: Signature) -> dict[str, str]:

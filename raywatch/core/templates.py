@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from raywatch.core.classify import UNKNOWN
 from raywatch.model import Evidence, Finding
 
 MAX_TEMPLATES = 200  # what comes later is counted under REST
@@ -39,6 +40,15 @@ class Template:
     def words(self) -> tuple[str, ...]:
         """The words of its text."""
         return tuple(self.text.split())
+
+
+def apart(findings: Iterable[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """Return the findings that a signature explains, and those that none does."""
+    known: list[Finding] = []
+    unknown: list[Finding] = []
+    for finding in findings:
+        (unknown if finding.class_id == UNKNOWN else known).append(finding)
+    return known, unknown
 
 
 def masked(line: str) -> tuple[str, ...]:

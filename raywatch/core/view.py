@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import TypedDict
 
+from raywatch.core.templates import Template
 from raywatch.model import Drain, Evidence, FailureClass, Incident, Subject
 
 
@@ -26,6 +27,15 @@ class SubjectJson(TypedDict):
     id: str
     node: str
     rank: int | None
+
+
+class UnknownJson(TypedDict):
+    """Lines that look like errors and that no signature explains: `template` has `<*>` for what varies."""
+
+    template: str
+    count: int
+    first: LineJson
+    last: LineJson
 
 
 # `class` is a keyword, so the functional form.
@@ -114,6 +124,14 @@ def incident_json(incident: Incident, classes: Mapping[str, FailureClass]) -> In
         "culprit": _subject(incident.culprit) if incident.culprit else None,
         "world_sizes": list(incident.world_sizes),
     }
+
+
+def unknown_json(templates: Iterable[Template]) -> list[UnknownJson]:
+    """Show templates, the most frequent first, of equals the one that came first."""
+    return [
+        {"template": t.text, "count": t.count, "first": _line(t.first), "last": _line(t.last)}
+        for t in sorted(templates, key=lambda t: -t.count)
+    ]
 
 
 def drain_json(drain: Drain) -> dict[str, str | None]:
