@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from datetime import datetime, timezone, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from raywatch import __version__
+from raywatch.cli_rules import rules
 from raywatch.options import JSON as _JSON
-from raywatch.options import Time, asks_daemon, completes, reach
+from raywatch.options import RULES as _RULES
+from raywatch.options import Time, asks_daemon, completes, exported, reach
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-_RULES = click.option(
-    "--rules",
-    multiple=True,
-    type=click.Path(exists=True),
-    help="More signatures: a file or a folder.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -332,64 +326,10 @@ def dashboards() -> None:
 @click.argument("folder", type=click.Path(file_okay=False))
 def export_dashboards(folder: str) -> int:
     """Copy the shipped dashboards to a new FOLDER, for Grafana to provision or import."""
-    return _export("dashboards", folder)
+    return exported("dashboards", folder)
 
 
-@cli.group()
-def rules() -> None:
-    """Signatures: list them, check your own, export the shipped ones."""
-
-
-@rules.command(name="check")
-@click.argument("paths", nargs=-1, type=click.Path(exists=True))
-def check_rules(paths: tuple[str, ...]) -> int:
-    """Check signature files against their own samples (and those that are shipped)."""
-    from raywatch.core.samples import check
-    from raywatch.pipeline import checked_engine
-
-    engine = checked_engine(paths)
-    problems = check(engine.ruleset, engine.matcher)
-    for problem in problems:
-        click.echo(problem, err=True)
-    click.echo(f"{len(engine.ruleset.signatures)} signatures, {len(problems)} problems")
-    return 2 if problems else 0
-
-
-@rules.command(name="list")
-@_RULES
-@_JSON
-def list_rules(*, rules: tuple[str, ...], as_json: bool) -> int:
-    """List the signatures in force."""
-    import json
-
-    from raywatch.pipeline import load_ruleset
-
-    rows = [
-        {"id": s.id, "class": s.class_id, "fact": s.fact, "title": s.title, "file": s.path}
-        for s in load_ruleset(rules).signatures
-    ]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return 0
-    for row in rows:
-        click.echo(f"{row['id']:28} {row['class'] or 'fact ' + row['fact']:28} {row['title']}")
-    return 0
-
-
-@rules.command()
-@click.argument("folder", type=click.Path(file_okay=False))
-def export(folder: str) -> int:
-    """Copy the shipped rules to a new FOLDER."""
-    return _export("rules", folder)
-
-
-def _export(name: Literal["rules", "dashboards"], folder: str) -> int:
-    from raywatch.resources import resource_dir
-
-    if Path(folder).exists():
-        raise click.UsageError(f"{folder} exists; give a folder that does not")
-    shutil.copytree(resource_dir(name), folder)
-    return 0
+cli.add_command(rules)
 
 
 @cli.command()

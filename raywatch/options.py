@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 URL = "http://127.0.0.1:9265"
 TOKEN = "~/.local/state/raywatch/token"  # noqa: S105 - where it is, beside the default store
 JSON = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+RULES = click.option(
+    "--rules",
+    multiple=True,
+    type=click.Path(exists=True),
+    help="More signatures: a file or a folder.",
+)
 _F = TypeVar("_F", bound=Callable[..., object])
 _RELATIVE = re.compile(r"(\d+)([smhd])\Z")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -96,3 +102,15 @@ def completes(
         return [CompletionItem(n, help=word) for n, word in found if n.startswith(incomplete)]
 
     return complete
+
+
+def exported(name: Literal["rules", "dashboards"], folder: str) -> int:
+    """Copy shipped files to a new folder; return the exit code. Raises UsageError where it exists."""
+    import shutil
+
+    from raywatch.resources import resource_dir
+
+    if Path(folder).exists():
+        raise click.UsageError(f"{folder} exists; give a folder that does not")
+    shutil.copytree(resource_dir(name), folder)
+    return 0
