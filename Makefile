@@ -8,7 +8,7 @@ CORPUS ?= tests/cases
 ROUNDS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-fast score chaos bench bench-quick versions clean
+.PHONY: help demo check test test-fast score chaos bench bench-quick healthy versions clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,7 @@ chaos: $(VENV)/.installed ## long: daemons killed at random, the demo again and 
 # What the benches compare with.
 $(VENV)/.peers: tests/tools/bench-install | $(VENV)/.installed
 	bash tests/tools/bench-install
+	$(BIN)/pip install --quiet -c constraints.txt 'ray[serve]'
 	@touch $@
 
 # Processor time and latency want a machine that does nothing else.
@@ -59,6 +60,9 @@ bench-quick: $(VENV)/.installed $(VENV)/.peers ## minutes: the same of little, w
 	@status=0; $(BIN)/python -m tests.bench.engines --size 50M --rounds 3 || status=1; \
 	$(BIN)/python -m tests.bench.live --small || status=1; \
 	$(BIN)/python -m tests.bench.scale --files 5000 --seconds 10 || status=1; exit $$status
+
+healthy: $(VENV)/.installed $(VENV)/.peers ## long (an hour): a gigabyte of logs of healthy Ray clusters, in which nothing must have failed
+	$(BIN)/python -m tests.bench.healthy
 
 versions: $(VENV)/.installed ## beside other versions of Ray, each downloaded (minutes)
 	$(BIN)/python -m tests.bench.versions
