@@ -5,6 +5,8 @@ TORCH_ARGS ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 CORPUS ?= tests/cases
+# Bare copies of the repositories that the held-out texts stand in.
+HELDOUT ?= .heldout
 ROUNDS ?= 10
 
 .DEFAULT_GOAL := help
@@ -40,8 +42,9 @@ test: $(VENV)/.installed $(VENV)/.tools ## all tests
 test-fast: $(VENV)/.installed ## without Ray clusters and slow parts
 	$(BIN)/pytest -q -m 'not ray and not slow'
 
-score: $(VENV)/.installed ## what a scan says of a corpus of real failures (CORPUS=...)
-	$(BIN)/python -m tests.bench.score $(CORPUS)
+score: $(VENV)/.installed ## what a scan says of a corpus of real failures (CORPUS=...), and explain of held-out logs (HELDOUT=...)
+	@status=0; $(BIN)/python -m tests.bench.score $(CORPUS) || status=1; \
+	$(BIN)/python -m tests.bench.heldout --repos $(HELDOUT) || status=1; exit $$status
 
 chaos: $(VENV)/.installed ## long: daemons killed at random, the demo again and again, with figures (ROUNDS=10)
 	$(BIN)/python -m tests.bench.chaos $(ROUNDS)
