@@ -24,7 +24,8 @@ from tests.daemons import until
 from tests.ray.cluster import Cluster, free_ports, start_head
 
 JOB = Path(__file__).parent / "workloads" / "healthy_job.py"
-RUN_S = 300
+RUN_S = 600
+SCALE, MORE = 3, 20  # how much of each; so many times more where each task leaves a hundred lines
 
 
 def round_of(number: int, kept: Path) -> int:
@@ -39,8 +40,11 @@ def round_of(number: int, kept: Path) -> int:
     with start_head(temp, num_cpus=4, environ=environ) as cluster:
         cluster.add_node(num_cpus=2)
         for kind in KINDS:
-            _driver(cluster, kind, drivers / f"driver-{kind}.log", cluster.address, str(temp))
-        _driver(cluster, "tasks", drivers / "driver-client.log", cluster.client, str(temp))
+            scale = SCALE * (MORE if number % 2 and kind in ("tasks", "actors") else 1)
+            _driver(
+                cluster, kind, drivers / f"driver-{kind}.log", cluster.address, str(temp), scale
+            )
+        _driver(cluster, "tasks", drivers / "driver-client.log", cluster.client, str(temp), SCALE)
         _submitted(cluster, drivers, str(temp))
         session = cluster.session
         for node in reversed(cluster.nodes):
@@ -50,11 +54,11 @@ def round_of(number: int, kept: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 
-def _driver(cluster: Cluster, kind: str, out: Path, address: str, storage: str) -> None:
+def _driver(cluster: Cluster, kind: str, out: Path, address: str, storage: str, scale: int) -> None:
     environ = {**cluster.environ, "RAY_ADDRESS": address}
     with out.open("wb") as told:
         subprocess.run(
-            [sys.executable, str(JOB), kind, f"{storage}/storage", "3"],
+            [sys.executable, str(JOB), kind, f"{storage}/storage", str(scale)],
             env=environ,
             stdout=told,
             stderr=told,
