@@ -41,10 +41,8 @@ def round_of(number: int, kept: Path) -> int:
         cluster.add_node(num_cpus=2)
         for kind in KINDS:
             scale = SCALE * (MORE if number % 2 and kind in ("tasks", "actors") else 1)
-            _driver(
-                cluster, kind, drivers / f"driver-{kind}.log", cluster.address, str(temp), scale
-            )
-        _driver(cluster, "tasks", drivers / "driver-client.log", cluster.client, str(temp), SCALE)
+            _driver(cluster, kind, drivers / f"driver-{kind}.log", cluster.address, scale)
+        _driver(cluster, "tasks", drivers / "driver-client.log", cluster.client, SCALE)
         _submitted(cluster, drivers, str(temp))
         session = cluster.session
         for node in reversed(cluster.nodes):
@@ -54,7 +52,8 @@ def round_of(number: int, kept: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 
-def _driver(cluster: Cluster, kind: str, out: Path, address: str, storage: str, scale: int) -> None:
+def _driver(cluster: Cluster, kind: str, out: Path, address: str, scale: int) -> None:
+    storage = cluster.temp_dir
     environ = {**cluster.environ, "RAY_ADDRESS": address}
     with out.open("wb") as told:
         subprocess.run(
