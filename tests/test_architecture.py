@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "tables": {"core", "runbooks", "terminal"},
     "runbooks": {"model", "resources"},
     "options": {"client"},
+    "pace": {"metrics"},
     "reading": {"model", "core", "pipeline"},
     "examining": {"model", "core", "pipeline"},
     "compiled": {"core"},

@@ -112,6 +112,31 @@ def test_a_long_poll_returns_when_something_happens(tmp_path):
         daemon.kill()
 
 
+def test_a_long_poll_for_changes_gets_the_new_incident_only(tmp_path):
+    """What is known already is not sent again; other filters do not go with it."""
+    log = make_session(tmp_path) / "gcs_server.out"
+    log.write_text(crash(1))
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    try:
+        until_found(daemon, 1)
+        known = json.loads(daemon.get("/api/v1/incidents?after=-1")[1])
+        assert known["whole"]
+        with log.open("a") as out:
+            out.write(crash(2))
+
+        def newer() -> list[str]:
+            path = f"/api/v1/incidents?after={known['seq']}&wait=10"
+            known.update(json.loads(daemon.get(path)[1]))
+            return [i["subject"]["id"] for i in known["incidents"]]
+
+        assert until(newer, 10, "the second") == [f"{2:056x}"]
+        assert daemon.get(f"/api/v1/incidents?after={known['seq'] + 10_000}")[0] == 304
+        assert daemon.get("/api/v1/incidents?after=1&class=worker_crash")[0] == 400
+        assert daemon.get("/api/v1/incidents?after=x")[0] == 400
+    finally:
+        daemon.kill()
+
+
 def test_what_is_binary_in_the_folder_is_not_followed(tmp_path):
     """A core dump and packed logs hold words that look like failures."""
     logs = make_session(tmp_path)
