@@ -97,7 +97,7 @@ def test_a_corrupt_store_is_set_aside_and_rebuilt(tmp_path):
 def test_damage_behind_the_first_page_is_seen_at_the_start(tmp_path, page):
     """Not in the middle of the work, and not at every start again."""
     with Store(tmp_path / "s.db") as store:
-        for n in range(200):
+        for n in range(400):
             store.commit(change(n, 500))
     size = (tmp_path / "s.db").stat().st_size
     with (tmp_path / "s.db").open("r+b") as out:
@@ -196,7 +196,7 @@ def test_the_log_is_emptied_between_commits_and_not_within_one(tmp_path):
     """It waits for the disk. Nothing is lost by it, and a log that nobody empties is bounded still."""
     wal = tmp_path / "r.db-wal"
     with Store(tmp_path / "r.db") as store:
-        for n in range(200):
+        for n in range(400):
             store.commit(change(n, 100))
         grown = wal.stat().st_size
         assert grown > 1000 * 4096  # where SQLite itself would have emptied it in the middle
