@@ -15,6 +15,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
+from sys import intern
 
 from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, inotify_add_watch
 
@@ -102,7 +103,8 @@ class Watches(InotifyFD):
             return ""
         if len(self._names) >= _NAMES:
             self._names.clear()
-        path = self._names[watch, name] = f"{folder}/{_text(name)}"
+        # The very object that the roster has as its label: a look-up then compares no text.
+        path = self._names[watch, name] = intern(f"{folder}/{_text(name)}")
         return path
 
     def _take(self, watch: int, mask: int, name: str, hints: Hints) -> None:
