@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from datetime import datetime, timezone
 
 import pytest
@@ -125,8 +126,12 @@ def test_a_long_poll_for_changes_gets_the_new_incident_only(tmp_path):
             out.write(crash(2))
 
         def newer() -> list[str]:
-            path = f"/api/v1/incidents?after={known['seq']}&wait=10"
+            asked = time.monotonic()
+            path = f"/api/v1/incidents?after={known['seq']}&wait=30"
             known.update(json.loads(daemon.get(path)[1]))
+            assert (
+                time.monotonic() - asked < 15
+            )  # a sweep publishes every 2 s: nobody waits to the end
             return [i["subject"]["id"] for i in known["incidents"]]
 
         assert until(newer, 10, "the second") == [f"{2:056x}"]

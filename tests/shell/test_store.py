@@ -199,7 +199,7 @@ def test_the_log_is_emptied_between_commits_and_not_within_one(tmp_path):
         for n in range(400):
             store.commit(change(n, 100))
         grown = wal.stat().st_size
-        assert grown > 1000 * 4096  # where SQLite itself would have emptied it in the middle
+        assert grown > 1500 * 4096  # SQLite by itself empties it at 1000 pages
         store.tidy()
         for n in range(29):
             store.commit(change(n, 100))
