@@ -135,7 +135,9 @@ def test_what_is_stored_follows_every_change_of_incidents():
     states = [empty, *(replace(empty, incidents=i) for i in rows)]
     stored: dict[str, str] = {}
     for before, after in pairwise(states):
-        for document in documents(before, after):
+        told = list(documents(before, after))
+        assert len({d.id for d in told}) == len(told)
+        for document in told:
             assert document.kind == "incident"
             if document.json is None:
                 del stored[document.id]
