@@ -96,7 +96,7 @@ class Publisher:
         seq = int(now * 1000)
         self._texts = IncidentTexts(classes, seq)
         self._lock = threading.Lock()
-        self._published = _Published(seq)
+        self._published = _Published(seq, floor=seq)
         self._joined = (seq, b"")  # the last snapshot that was asked for as a whole
         self._view = view
 
