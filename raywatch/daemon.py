@@ -34,7 +34,7 @@ from raywatch.counting import Counting
 from raywatch.examining import Examining, History
 from raywatch.following import Following, hold_many_files, label
 from raywatch.memory import documents, remembered
-from raywatch.metrics import TICK_BUCKETS, MetricsView
+from raywatch.metrics import MetricsView
 from raywatch.model import (
     Action,
     Chunk,
@@ -46,15 +46,15 @@ from raywatch.model import (
     Outcome,
     SessionSeen,
 )
+from raywatch.pace import Pace, hold_garbage
 from raywatch.pipeline import Engine, load_engine
 from raywatch.resuming import Look, Resuming
 from raywatch.service import Inbox, Service
-from raywatch.shown import Publisher, source_row, ups
+from raywatch.shown import Publisher, Written, source_row, ups
 from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 
 log = logging.getLogger("raywatch.daemon")
 SWEEP_S = 2.0  # between two looks for another session, and at what nothing tells
-TURN_S = 0.006  # between two looks while something is being written; the first write after a rest is looked at at once
 SETTLE_S = 1.0  # between two turns of decisions when nothing happened
 SWITCH_S = (
     1e-4  # how long the second thread may compute while the first one waits for the interpreter
@@ -98,17 +98,18 @@ class Daemon:
         self._endpoints: dict[str, EndpointHealth] = {}
         self._asked_session = ""  # the one that the dashboard says it is of
         self._swept_at = self._turned_at = self._committed_at = self._last_read_at = 0.0
-        self._pace_until = 0.0  # in the steady clock
+        self._pace = Pace()
         self._show_at = 0.0
         self._unshown = False
         self._write_error = ""
         self._caught_up = False
-        self._ticks = [0] * (len(TICK_BUCKETS) + 1)
-        self._tick_seconds = 0.0
+        self._opened: list[str] = []  # to be said once it is shown
         self._pairs = frozenset(
             (s.class_id, c) for s in engine.ruleset.signatures if s.class_id for c in s.components
         )
-        self._shown = Publisher(engine.ruleset.classes, self._metrics(), time.time())
+        self._groups = {c.id: c.group for c in engine.ruleset.classes.values()}
+        self._work_text = Written()
+        self.shown = Publisher(engine.ruleset.classes, self._metrics(), time.time())
         self._publish(0.0)
 
     def close(self) -> None:
@@ -120,15 +121,12 @@ class Daemon:
         self._logs.close()
 
     def wait(self) -> Hints:
-        """Sleep until something is written, at most until something is due; return what events said.
-
-        After a turn that events asked for, others are left to gather: a turn costs the same for one and for a hundred.
-        """
+        """Sleep until something is written, at most until something is due; return what events said."""
         now = time.time()
         idle = self._logs.idle_s(now)
         if self._unshown:
             idle = min(idle, max(0.0, self._show_at - now))
-        pause = min(idle, self._pace_until - time.monotonic())
+        pause = min(idle, self._pace.pause_s(time.monotonic()))
         if pause > 0:
             time.sleep(pause)
             idle -= pause
@@ -140,9 +138,7 @@ class Daemon:
 
     def tick(self, now: float, hints: Hints) -> None:
         """Read a bounded amount; if it says anything, or it is time, say what it means, commit it, publish it."""
-        began = time.perf_counter()
-        if hints:
-            self._pace_until = time.monotonic() + TURN_S
+        began = time.monotonic()
         sweep = not 0 <= now - self._swept_at < SWEEP_S  # below 0: the clock was set back
         if sweep:
             self._swept_at = now
@@ -152,7 +148,10 @@ class Daemon:
         if chunks or due or not self.inbox.empty():
             self._turned_at = now
             self._turn(now, chunks, sweep=sweep)
-        self._measure(time.perf_counter() - began)
+        self._pace.took(began, time.monotonic(), heard=bool(hints))
+        if sweep:
+            self._store.tidy()
+            self._pace.collect(time.monotonic())
 
     def _turn(self, now: float, chunks: list[Chunk], *, sweep: bool) -> None:
         before, runs = self.state, self._resuming.runs
@@ -175,6 +174,7 @@ class Daemon:
         if sweep or asked or (self._unshown and now >= self._show_at):
             self._publish(now)
         self._desk.reply(self._write_error)
+        self._say_opened()
         if sweep and self.service is not None:
             self.service.look(self._resuming.to_look_at())
             if self._logs.session is not None:
@@ -210,12 +210,15 @@ class Daemon:
         self._counting.saw(findings, changes, len(self.state.drains.keys() - known), now)
         for change in changes:
             if change.kind == "opened":
-                log.warning(
-                    "incident opened id=%s class=%s", change.incident.id, change.incident.class_id
-                )
+                self._opened.append(f"id={change.incident.id} class={change.incident.class_id}")
         if changes and self.service is not None:
             self.service.nudge()
         self.state, _ = expire(self.state, now, QUIET_S)
+
+    def _say_opened(self) -> None:
+        for words in self._opened:
+            log.warning("incident opened %s", words)
+        self._opened.clear()
 
     def start(self, now: float) -> None:
         """Settle what a crash left behind: that it was started is on the disk already."""
@@ -332,27 +335,18 @@ class Daemon:
         """Say whether the last commit, or the last try, was a moment ago."""
         return 0 <= now - self._committed_at < (RETRY_S if self._write_error else COMMIT_S)
 
-    def _measure(self, seconds: float) -> None:
-        self._ticks[sum(seconds > b for b in TICK_BUCKETS)] += 1
-        self._tick_seconds += seconds
-
     # --- what others see ---
 
     def _publish(self, now: float) -> None:
         began = time.perf_counter()
-        rest = {
-            "drains": [drain_json(d) for d in self.state.drains.values()],
-            "sources": self._sources(),
-            "store": {"error": self._write_error or None, "rebuilt": self._store.rebuilt},
-            **self._resuming.shown(),
-        }
-        session = self._logs.name
-        self._shown.publish(
+        store = {"error": self._write_error or None, "rebuilt": self._store.rebuilt}
+        few = json.dumps({"sources": self._sources(), "store": store})
+        self.shown.publish(
             now,
-            session,
+            self._logs.name,
             incidents=self.state.incidents,
             runs=self._resuming.runs,
-            rest=rest,
+            rest=f"{few[:-1]}, {self._work()[1:]}".encode(),
             view=self._metrics(),
         )
         if self.service is not None:
@@ -361,6 +355,15 @@ class Daemon:
         # A thousand incidents are a megabyte: their findings are shown together.
         self._show_at = now + (time.perf_counter() - began) * (1 / SHOWN_SHARE - 1)
 
+    def _work(self) -> str:
+        """Return drains, runs and actions as JSON: there may be hundreds, and most findings change none of them."""
+        drains = self.state.drains
+
+        def rows() -> dict[str, object]:
+            return {"drains": [drain_json(d) for d in drains.values()], **self._resuming.shown()}
+
+        return self._work_text.of((drains, self._resuming.runs, self._resuming.ledger), rows)
+
     def _sources(self) -> list[dict[str, str | int | None]]:
         return [
             {**self._logs.row(), "last_at": rfc3339(self._last_read_at)},
@@ -368,11 +371,10 @@ class Daemon:
         ]
 
     def _metrics(self) -> MetricsView:
-        classes = self._engine.ruleset.classes
         open_now = Counter(i.class_id for i in self.state.incidents if i.state == "open")
         return MetricsView(
             version=__version__,
-            classes={c.id: c.group for c in classes.values()},
+            classes=self._groups,
             findings=dict(self._counting.findings),
             pairs=self._pairs,
             incidents=dict(self._counting.incidents),
@@ -386,20 +388,12 @@ class Daemon:
                 "logs": (self._logs.session is not None, self._last_read_at),
                 **ups(self._endpoints.values()),
             },
-            ticks=tuple(self._ticks),
-            tick_seconds=self._tick_seconds,
+            ticks=tuple(self._pace.ticks),
+            tick_seconds=self._pace.tick_seconds,
             store_writable=not self._write_error,
             store_rebuilt=self._store.rebuilt,
             work=self._counting.work(self._resuming.runs, self.state.incidents),
         )
-
-    def snapshot(self, after: int) -> bytes | None:
-        """Return the published snapshot if it is newer than number `after`. From any thread."""
-        return self._shown.snapshot(after)
-
-    def metrics_view(self) -> MetricsView:
-        """Return what the metrics show. From any thread."""
-        return self._shown.metrics_view()
 
     def health(self) -> tuple[bool, bytes]:
         """Say whether the daemon sees and keeps what happens. A blind watcher is not healthy."""
@@ -425,6 +419,7 @@ def run(
             log.error("the store was corrupt: set aside, a new one is begun path=%s", config.store)
         daemon = Daemon(config, temp_dirs, zone, engine, store)
         service = Service(daemon, config, environ, daemon.inbox)
+        hold_garbage()
         service.start()
         service.started.wait()
         if service.error is not None:

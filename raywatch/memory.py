@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -43,12 +43,7 @@ class Document(NamedTuple):
 
 def documents(before: State, after: State) -> Iterator[Document]:
     """Yield what changed between two states."""
-    was = {i.id: i for i in before.incidents}
-    now = {i.id: i for i in after.incidents}
-    yield from (Document("incident", i, None) for i in was.keys() - now.keys())
-    for number, incident in now.items():
-        if was.get(number) is not incident:
-            yield Document("incident", number, _INCIDENT.dump_json(incident).decode())
+    yield from _incidents(before.incidents, after.incidents)
     yield from (Document("drain", n, None) for n in before.drains.keys() - after.drains.keys())
     yield from (Document("end", n, None) for n in before.ends.keys() - after.ends.keys())
     for node, drain in after.drains.items():
@@ -63,6 +58,18 @@ def documents(before: State, after: State) -> Iterator[Document]:
         yield from _links(before.links, after.links)
     if after.sizes is not before.sizes:
         yield Document("sizes", "-", _SIZES.dump_json(dict(after.sizes)).decode())
+
+
+def _incidents(before: Sequence[Incident], after: Sequence[Incident]) -> Iterator[Document]:
+    """Most of a thousand are the same objects: only the others are looked at."""
+    if after is before:
+        return
+    was, now = set(map(id, before)), set(map(id, after))
+    changed = [i for i in after if id(i) not in was]
+    gone = {i.id for i in before if id(i) not in now} - {i.id for i in changed}
+    yield from (Document("incident", number, None) for number in gone)
+    for incident in changed:
+        yield Document("incident", incident.id, _INCIDENT.dump_json(incident).decode())
 
 
 def _links(before: Links, after: Links) -> Iterator[Document]:

@@ -21,7 +21,7 @@ from raywatch.asking import UNAVAILABLE, Answer, Approve, Request, Resume, Want
 from raywatch.collect.dashboard import DashboardPoller
 from raywatch.collect.rayauth import Token, TokenError, find_token
 from raywatch.config import Config
-from raywatch.metrics import MetricsView, RaywatchCollector
+from raywatch.metrics import RaywatchCollector
 from raywatch.model import Action, Observation, Outcome, RaywatchError, Run
 from raywatch.resume.checkpoints import look
 from raywatch.resume.hooks import HookRunner
@@ -29,6 +29,7 @@ from raywatch.resume.jobs import JobsClient
 from raywatch.resume.keeper import Keeper
 from raywatch.resume.packages import PackageStore, PutBack, put_back
 from raywatch.resuming import Look
+from raywatch.shown import Publisher
 from raywatch.web import Api, ensure_token, make_app, port_of, serve
 
 Inbox: TypeAlias = "SimpleQueue[Observation | Look | Outcome | Request]"
@@ -40,11 +41,9 @@ ASK_S = 20.0  # a person waits so long for an answer
 class Shown(Protocol):
     """What the first thread shows; safe from any thread."""
 
-    def snapshot(self, after: int) -> bytes | None:
-        """Return the snapshot if it is newer."""
-
-    def metrics_view(self) -> MetricsView:
-        """Return what the metrics show."""
+    @property
+    def shown(self) -> Publisher:
+        """The newest snapshot and the metrics."""
 
     def health(self) -> tuple[bool, bytes]:
         """Say whether it sees and keeps what happens."""
@@ -62,7 +61,7 @@ class Service(threading.Thread):
         super().__init__(name="raywatch-service", daemon=True)
         self._shown, self._config, self._environ, self._inbox = shown, config, environ, inbox
         self._loop = asyncio.new_event_loop()
-        self._published = asyncio.Event()
+        self._waiting: set[asyncio.Future[None]] = set()  # for the next snapshot
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: set[str] = set()
@@ -88,7 +87,8 @@ class Service(threading.Thread):
 
     def publish(self) -> None:
         """A new snapshot is there."""
-        self._soon(self._announce)
+        if self._waiting:
+            self._soon(self._announce)
 
     def nudge(self) -> None:
         """Something failed: ask Ray now."""
@@ -117,8 +117,8 @@ class Service(threading.Thread):
         task.add_done_callback(self._tasks.discard)
 
     def _announce(self) -> None:
-        self._published.set()
-        self._published = asyncio.Event()
+        for waiting in self._waiting:
+            _end(waiting)
 
     def _tell(self, item: Observation | Look | Outcome | Request) -> None:
         self._inbox.put(item)
@@ -175,17 +175,24 @@ class Service(threading.Thread):
             return Answer(UNAVAILABLE, {"error": reason})
 
     async def _wait(self, after: int, seconds: float) -> None:
-        published = self._published
-        if self._shown.snapshot(after) is None:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(published.wait(), seconds)
+        """Wait for a newer snapshot. A plain future: asyncio.wait_for would make a task for each, and two turns more."""
+        waiting: asyncio.Future[None] = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _end, waiting)
+        self._waiting.add(waiting)  # first: what is published from now on ends it
+        try:
+            if self._shown.shown.seq() <= after:
+                await waiting
+        finally:
+            self._waiting.discard(waiting)
+            timer.cancel()
 
     async def _serve(self) -> None:
         registry = CollectorRegistry()
-        registry.register(RaywatchCollector(self._shown.metrics_view, time.time))
+        registry.register(RaywatchCollector(self._shown.shown.metrics_view, time.time))
         config = self._config
         api = Api(
-            snapshot=self._shown.snapshot,
+            snapshot=self._shown.shown.snapshot,
+            changes=self._shown.shown.changes,
             wait=self._wait,
             metrics=lambda: generate_latest(registry),
             health=self._shown.health,
@@ -212,3 +219,8 @@ class Service(threading.Thread):
             task.cancel()
         await asyncio.gather(poller, *self._tasks, return_exceptions=True)
         await runner.cleanup()
+
+
+def _end(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -19,6 +20,8 @@ from raywatch.model import RaywatchError
 SCHEMA = 3
 # A daemon that is killed while it starts a hook leaves its lock to the child, until that has begun its program.
 _INHERITED_S = 5
+_MANY = 30  # commits that `tidy` waits for: some hundred pages
+_BACKSTOP = 4000  # pages of the log at which a commit empties it after all
 _CURSORS = """
 CREATE TABLE IF NOT EXISTS cursors (dev INTEGER, ino INTEGER, path TEXT, offset INTEGER, line INTEGER, stretch INTEGER,
     crc INTEGER, skipping INTEGER, told INTEGER, told_crc INTEGER, PRIMARY KEY (dev, ino))
@@ -106,6 +109,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         """Open or make the store. Raises StoreBusyError, StoreError."""
         self._path, self.rebuilt = path, False
+        self._commits = 0  # since the log was emptied
         with ExitStack() as undo:
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -165,6 +169,7 @@ class Store:
             db = sqlite3.connect(self._path, isolation_level=None)
             undo.callback(db.close)
             db.execute("PRAGMA journal_mode=WAL")
+            db.execute(f"PRAGMA wal_autocheckpoint={_BACKSTOP}")
             # Damage behind the first page would show in the middle of the work, and at every start again.
             (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
@@ -229,10 +234,18 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             self._write(change)
             self._db.execute("COMMIT")
+            self._commits += 1
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise StoreWriteError(f"{self._path}: {error}") from error
+
+    def tidy(self) -> None:
+        """Bring commits from the log into the database once there are many: it waits for the disk, so not in a commit."""
+        if self._commits >= _MANY:
+            self._commits = 0
+            with contextlib.suppress(sqlite3.Error):  # the disk's trouble: the next commit tells it
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _write(self, change: Commit) -> None:
         self._db.executemany(

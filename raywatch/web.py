@@ -35,12 +35,13 @@ class WebError(RaywatchError):
 class Api:
     """What the server asks the daemon. All of it is quick and may be called from another thread.
 
-    `snapshot(after)` is the JSON of a snapshot newer than `after`, or None; `wait(after, seconds)` sleeps until there
-    is one. `open_reading`: GET needs no token (a loopback address).
+    `snapshot(after)` is the JSON of a snapshot newer than `after`, or None; `changes(after)` that of the incidents
+    which changed since; `wait(after, seconds)` sleeps until there is a newer one. `open_reading`: GET needs no token (a loopback address).
     `approve(key)` and `resume(run, dry_run)` answer once it was decided and is on the disk.
     """
 
     snapshot: Callable[[int], bytes | None]
+    changes: Callable[[int], bytes | None]
     wait: Callable[[int, float], Awaitable[None]]
     metrics: Callable[[], bytes]
     health: Callable[[], tuple[bool, bytes]]
@@ -133,15 +134,22 @@ async def _health(api: Api, _request: web.Request) -> web.Response:
 
 
 async def _snapshot(api: Api, request: web.Request) -> web.Response:
+    return await _newer(api, request, api.snapshot)
+
+
+async def _newer(
+    api: Api, request: web.Request, newest: Callable[[int], bytes | None]
+) -> web.Response:
+    """Answer with what is newer than `after`, at the latest after `wait` seconds; 304 where nothing is."""
     try:
         after = int(request.query.get("after", "-1"))
         wait_s = min(float(request.query.get("wait", "0")), MAX_WAIT_S)
     except ValueError:
         return _error(400, "after is a number of a snapshot, wait is seconds")
-    body = api.snapshot(after)
+    body = newest(after)
     if body is None and wait_s > 0:
         await api.wait(after, wait_s)
-        body = api.snapshot(after)
+        body = newest(after)
     if body is None:
         return web.Response(status=304)
     return web.Response(body=body, content_type="application/json")
@@ -158,6 +166,10 @@ def _only(rows: list[Row], request: web.Request, *keys: str) -> list[Row]:
 
 
 async def _incidents(api: Api, request: web.Request) -> web.Response:
+    if "after" in request.query:
+        if request.query.keys() - {"after", "wait"}:
+            return _error(400, "after goes with wait only")
+        return await _newer(api, request, api.changes)
     rows = _only(_rows(api, "incidents"), request, "class", "state")
     if "since" in request.query:
         try:

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "options": {"client", "resources"},
     "cli_rules": {"options", "core", "pipeline", "trying"},
     "reading": {"model", "core", "pipeline", "linecount"},
+    "pace": {"metrics"},
     "examining": {"model", "core", "pipeline"},
     "compiled": {"core"},
     "pipeline": {"model", "core", "collect", "compiled", "resources"},

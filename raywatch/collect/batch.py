@@ -8,14 +8,24 @@ pieces in one call cost it once.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from os import preadv
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from raywatch.model import HIT_BITS
 
 Match = Callable[["bytes | bytearray | memoryview"], Sequence[int]]
-Owner = TypeVar("Owner")
+
+
+class OnDisk(Protocol):
+    """A file: its descriptor, how far it was read, the last bytes before that."""
+
+    fd: int
+    offset: int
+    anchor: bytes
+
+
+Owner = TypeVar("Owner", bound=OnDisk)
 
 
 # Whose it is; where its anchor begins in the buffer, its first line, what follows its last whole line, and what was read
@@ -36,21 +46,23 @@ class Batch(Generic[Owner]):
         """Say whether a piece of so many bytes fits."""
         return self.used + size <= len(self.data)
 
-    def take(self, owner: Owner, fd: int, at: int, anchor: bytes, limit: int) -> tuple[int, int]:
-        """Read at most `limit` bytes behind the anchor, whose file is at offset `at`, and keep the whole lines.
+    def take(self, owner: Owner, limit: int) -> tuple[int, int]:
+        """Read at most `limit` bytes behind the anchor of a file, which ends at its offset, and keep the whole lines.
 
         Return how many bytes were read and how many are whole lines; (-1, 0) where the anchor is not there any more.
         Raises OSError.
         """
-        start, size, data = self.used, len(anchor), self.data
+        start, data, anchor = self.used, self.data, owner.anchor
+        size = len(anchor)
         first = start + size
-        end = start + os.preadv(fd, (self.view[start : first + limit],), at - size)
+        room = first + limit
+        end = start + preadv(owner.fd, (self.view[start:room],), owner.offset - size)
         if end < first or not data.startswith(anchor, start):
             return -1, 0
         whole = data.rfind(b"\n", first, end) + 1
         if not whole:
             return end - first, 0
-        self._pieces.append((owner, start, first, whole, end, end < first + limit))
+        self._pieces.append((owner, start, first, whole, end, end < room))
         self.used = whole
         return end - first, whole - first
 
@@ -58,20 +70,25 @@ class Batch(Generic[Owner]):
         """Return bytes of the buffer, which stay when it is used again."""
         return bytes(self.view[start:end])
 
-    def matched(self, match: Match) -> Iterator[tuple[Piece[Owner], list[int]]]:
-        """Match all at once; yield each piece with its hits, counted from its first line. The batch is empty then."""
+    def matched(self, match: Match) -> tuple[list[Piece[Owner]], dict[int, list[int]]]:
+        """Match all at once; return the pieces, and the hits of each that has some, by its place among them.
+
+        Hits are counted from the piece's first line. The batch is empty then.
+        """
         pieces, self._pieces = self._pieces, []
         hits = match(self.view[: self.used]) if pieces else ()
         self.used = 0
+        found: dict[int, list[int]] = {}
         at, total = 0, len(hits)
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
             if at == total:
-                yield piece, []
-                continue
+                break
             base, end = piece[2] << HIT_BITS, piece[3] << HIT_BITS
             while at < total and hits[at] < base:  # in the anchor: it was told before
                 at += 1
             begin = at
             while at < total and hits[at] < end:
                 at += 1
-            yield piece, [h - base for h in hits[begin:at]]
+            if at > begin:
+                found[number] = [h - base for h in hits[begin:at]]
+        return pieces, found

@@ -15,6 +15,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
+from sys import intern
 
 from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, inotify_add_watch
 
@@ -38,6 +39,7 @@ _NAMES = 1 << 14  # that are remembered
 _HEAD = struct.Struct(
     "iIII"
 )  # inotify(7): watch, mask, cookie, length of the name with its padding
+_LENGTH = struct.Struct("12xI")
 _WENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)  # between the listing and the look
 
 
@@ -51,7 +53,7 @@ class Watches(InotifyFD):
         os.set_inheritable(self.fd, False)
         self._folders = folders
         self._paths: dict[int, str] = {}
-        self._names: dict[tuple[int, bytes], str] = {}  # what (watch, padded name) means
+        self._names: dict[bytes, str] = {}  # the path of a write, by its whole event: all are alike
         try:
             for folder in folders:
                 self._add(folder)
@@ -85,25 +87,31 @@ class Watches(InotifyFD):
 
     def _parse(self, data: bytes, hints: Hints) -> None:
         at, end, head = 0, len(data), _HEAD.size
-        unpack, known, written = _HEAD.unpack_from, self._names.get, hints.written
+        length_of, known, written = _LENGTH.unpack_from, self._names.get, hints.written
         while at < end:
-            watch, mask, _, length = unpack(data, at)
-            name = data[at + head : at + head + length]
+            (length,) = length_of(data, at)
+            event = data[at : at + head + length]
             at += head + length
-            if mask == _WRITE:
-                written.add(known((watch, name)) or self._named(watch, name))
+            path = known(event)
+            if path is None:
+                self._new(event, hints)
             else:
-                self._take(watch, mask, _text(name), hints)
-        written.discard("")
+                written.add(path)
 
-    def _named(self, watch: int, name: bytes) -> str:
+    def _new(self, event: bytes, hints: Hints) -> None:
+        """Take an event that is no write, or is one of a name that was not written to lately."""
+        watch, mask, _, _ = _HEAD.unpack_from(event)
+        name = _text(event[_HEAD.size :])
+        if mask != _WRITE:
+            self._take(watch, mask, name, hints)
+            return
         folder = self._paths.get(watch)
-        if folder is None:
-            return ""
-        if len(self._names) >= _NAMES:
-            self._names.clear()
-        path = self._names[watch, name] = f"{folder}/{_text(name)}"
-        return path
+        if folder is not None:
+            if len(self._names) >= _NAMES:
+                self._names.clear()
+            # The very object that the roster has as its label: a look-up then compares no text.
+            path = self._names[event] = intern(f"{folder}/{name}")
+            hints.written.add(path)
 
     def _take(self, watch: int, mask: int, name: str, hints: Hints) -> None:
         if mask & InotifyConstants.IN_Q_OVERFLOW:

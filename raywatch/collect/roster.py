@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heappush, heapreplace
 from itertools import chain, islice
 from pathlib import Path
+from sys import intern
 
 from raywatch.collect.followed import UNKNOWN, Followed
 from raywatch.collect.identity import LONG
@@ -232,6 +233,7 @@ class Roster:
             self._passed.append(file.key)
 
     def _label(self, file: Followed, path: str) -> None:
+        path = intern(path)  # as inotify names it
         self._bare(path)
         if file.path != path:
             if self._paths.get(file.path) is file:
@@ -254,7 +256,7 @@ class Roster:
             if rested is not None:
                 self._drop(key)
             return None
-        file = Followed(self._rest.file(key), key, path, source, grown_at=self._now)
+        file = Followed(self._rest.file(key), key, intern(path), source, grown_at=self._now)
         self._live[key] = file
         self._label(file, path)
         if rested is not None:

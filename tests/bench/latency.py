@@ -1,16 +1,18 @@
 """From a line on the disk to its finding in the snapshot of a real daemon: python -m tests.bench.latency.
 
 A daemon follows a session of many logs that are written all the time; a failure line is appended to one of them every
-`PAUSE_S`; a client that waits with the long poll of the API says when its incident came.
+`PAUSE_S`; a client that waits with the long poll of the API, on a connection that stays open, says when the first byte
+came of what shows its incident.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import math
 import random
+import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from tests.daemons import DaemonProcess, make_session, until
 GOAL_MS = 50.0
 PAUSE_S = 0.1
 LATE_S = 20.0
+CHANGES, WHOLE = "/api/v1/incidents?after={}&wait=5", "/api/v1/snapshot?after={}&wait=5"
 
 
 class Sample(NamedTuple):
@@ -103,11 +106,15 @@ def _fails_as(path: Path) -> str:
 
 
 class Client(threading.Thread):
-    """Waits for snapshots and notes when the incident of each worker first was in one."""
+    """Waits for what changes, over one connection, and notes when the first byte came of what shows each worker's incident."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, path: str = CHANGES) -> None:
+        """`path`: what is asked again and again; the number of the newest snapshot goes into it."""
         super().__init__(daemon=True)
-        self._http = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+        host, _, port = url.removeprefix("http://").partition(":")
+        self._path = path
+        self._socket = socket.create_connection((host, int(port)))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.seen: dict[str, float] = {}
         self.pending: set[str] = set()
         self.ended = threading.Event()
@@ -115,19 +122,35 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         """Poll until told to end."""
-        after, body = -1, b""
+        after = -1
         while not self.ended.is_set():
-            with suppress(http.client.HTTPException, OSError):  # the daemon ends before its client
-                self._http.request("GET", f"/api/v1/snapshot?after={after}&wait=5")
-                body = self._http.getresponse().read()
-            at = time.monotonic()
-            if not body:
-                continue
-            self.size, self.count = len(body), self.count + 1
-            after = int(body[: body.index(b",")].rpartition(b":")[2])
-            for worker in [w for w in tuple(self.pending) if f'"id": "{w}"'.encode() in body]:
-                self.seen[worker] = at
-                self.pending.discard(worker)
+            with suppress(OSError):  # the daemon ends before its client
+                body, at = self._ask(after)
+                if not body:
+                    continue
+                self.size, self.count = len(body), self.count + 1
+                after = int(body[: body.index(b",")].rpartition(b":")[2])
+                for worker in [w for w in tuple(self.pending) if f'"id": "{w}"'.encode() in body]:
+                    self.seen[worker] = at
+                    self.pending.discard(worker)
+
+    def _ask(self, after: int) -> tuple[bytes, float]:
+        """Return a body and when its first byte was here."""
+        request = f"GET {self._path.format(after)} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        self._socket.sendall(request.encode())
+        got = self._socket.recv(1 << 20)
+        at = time.monotonic()
+        if not got:
+            raise ConnectionError
+        while b"\r\n\r\n" not in got:
+            got += self._socket.recv(1 << 20)
+        head, _, body = got.partition(b"\r\n\r\n")
+        length = re.search(rb"Content-Length: (\d+)", head, re.IGNORECASE)
+        parts, left = [body], (int(length[1]) if length else 0) - len(body)
+        while left > 0:
+            parts.append(self._socket.recv(left))
+            left -= len(parts[-1])
+        return b"".join(parts), at
 
 
 @contextmanager

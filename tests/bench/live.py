@@ -1,12 +1,14 @@
 """How late and how heavy a daemon is on a busy machine: python -m tests.bench.live. Wants a machine that does nothing else.
 
 1. Failures among 10,000 writes a second into 5,000 files, and alone on an idle machine: from the write to the finding
-   in the API; beside `tail -F` and watchdog's own observer, which match nothing, on the same load.
+   in the API; beside `tail -F` and watchdog's own observer, which match nothing, on the same load, and beside a process
+   that only waits for events.
 2. Two processes that write 100 MB/s each into 200 files: does it keep up, and what does that take?
 """
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -64,6 +66,32 @@ def lone(report: Report, load: Load) -> None:
     if measured is not None:
         report.add("a lone write -> finding, p50", "daemon", _p(measured, 0.5), None, "ms")
         report.add("a lone write -> finding, p99", "daemon", _p(measured, 0.99), at_most(2, "ms"))
+    bare = _bare(load.samples // 4)
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        late = latency.percentile(bare, share)
+        report.add(f"a lone write -> a byte, {name}", "inotify and a socket", late, None, "ms")
+
+
+def _bare(samples: int) -> list[float]:
+    """How late in ms a process is that only waits for events and sends a byte: the machine's own part, at this time."""
+    late: list[float] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="rwl") as folder,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        log = Path(folder) / "log"
+        log.touch()
+        port = str(server.getsockname()[1])
+        argv = [sys.executable, "-m", "tests.bench.watcher", folder, port]
+        with _quietly(argv), server.accept()[0] as told, log.open("ab", buffering=0) as out:
+            told.recv(1)  # it watches
+            for _ in range(samples):
+                time.sleep(latency.PAUSE_S)
+                out.write(b"x\n")
+                at = time.monotonic()
+                told.recv(1)
+                late.append(1e3 * (time.monotonic() - at))
+    return late
 
 
 def _measured(

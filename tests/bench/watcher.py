@@ -1,7 +1,8 @@
-"""A tailer as watchdog's documentation shows it: a handler that reads what was appended. It matches nothing."""
+"""What others do: a tailer as watchdog's documentation shows it, and the least there is. They match nothing."""
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from watchdog.events import FileModifiedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from raywatch.collect.wake import Waker
 from tests.bench.crowd import hold_many_files
 
 
@@ -27,10 +29,29 @@ class Reader(FileSystemEventHandler):
             found.read()
 
 
-if __name__ == "__main__":
+def answer(folder: Path, port: int) -> None:
+    """Send a byte to a port of this machine for each write: what the machine itself takes, without any work."""
+    waker = Waker()
+    waker.watch([folder])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(b"r")
+        while True:
+            if waker.wait(60):
+                client.sendall(b"x")
+
+
+def watch(folder: Path) -> None:
+    """Read what is written, until it is killed."""
     hold_many_files()
     observer = Observer()
-    observer.schedule(Reader(Path(sys.argv[1])), sys.argv[1], recursive=True)
+    observer.schedule(Reader(folder), str(folder), recursive=True)
     observer.start()
     print("ready", flush=True)
     threading.Event().wait()
+
+
+if __name__ == "__main__":  # FOLDER [PORT]
+    if len(sys.argv) > 2:
+        answer(Path(sys.argv[1]), int(sys.argv[2]))
+    watch(Path(sys.argv[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from raywatch.core.bounds import DRAIN_KEEP_S, END_KEEP_S, KEEP, KEEP_LINKS
 from raywatch.core.incidents import MAX_SIZES, State, correlate, correlate_all, expire
@@ -120,3 +121,28 @@ def test_a_crash_loop_of_days_is_one_incident_of_bounded_size():
     (incident,) = state.incidents
     assert len(incident.entities) < 600
     assert {e.id for e in incident.entities if e.kind == "job"} >= {"00000000", "09000000"}
+
+
+def test_what_is_stored_follows_every_change_of_incidents():
+    """New, changed, renamed to the front and gone ones: the documents are those of the last state."""
+    first, second, third = (
+        correlate(State(), at(10 + n, "worker_segfault", who=f"w{n}"), CLASSES)[0].incidents[0]
+        for n in range(3)
+    )
+    grown = replace(first, findings=7)
+    rows = ((first, second), (third, grown), (third,), (grown,))
+    empty = State()
+    states = [empty, *(replace(empty, incidents=i) for i in rows)]
+    stored: dict[str, str] = {}
+    for before, after in pairwise(states):
+        told = list(documents(before, after))
+        assert len({d.id for d in told}) == len(told)
+        for document in told:
+            assert document.kind == "incident"
+            if document.json is None:
+                del stored[document.id]
+            else:
+                stored[document.id] = document.json
+        found = remembered({"incident": stored}).incidents
+        assert {i.id: i for i in found} == {i.id: i for i in after.incidents}
+    assert not list(documents(states[1], replace(states[1])))

@@ -115,6 +115,7 @@ def shown(*incidents, runs=(RUN,), actions=(ACTION,)):
     async def main():
         api = Api(
             snapshot=lambda _: json.dumps(body).encode(),
+            changes=lambda _: None,
             wait=wait,
             metrics=lambda: b"",
             health=lambda: (True, b"{}"),

@@ -46,7 +46,7 @@ def daemon_on(tmp_path: Path):
 
 def exposition(daemon: Daemon, now: float = NOW) -> str:
     registry = CollectorRegistry()
-    registry.register(RaywatchCollector(daemon.metrics_view, lambda: now))
+    registry.register(RaywatchCollector(daemon.shown.metrics_view, lambda: now))
     return generate_latest(registry).decode()
 
 
@@ -196,7 +196,7 @@ def test_a_rebuilt_store_is_said(tmp_path):
         with daemon_on(tmp_path) as daemon:
             daemon.tick(NOW, Hints())
             assert json.loads(daemon.health()[1])["store_rebuilt"] is broken
-            snapshot = json.loads(daemon.snapshot(-1) or b"{}")
+            snapshot = json.loads(daemon.shown.snapshot(-1) or b"{}")
             assert snapshot["store"] == {"error": None, "rebuilt": broken}
             shown = samples(exposition(daemon), "raywatch_store_rebuilt")
             assert shown == {(): float(broken)}

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from datetime import datetime, timezone
 
 import pytest
@@ -101,13 +102,42 @@ def test_a_long_poll_returns_when_something_happens(tmp_path):
         (logs / "gcs_server.out").write_text(crash(1))
         until(daemon.incidents, 10, "an incident")
         body = json.loads(daemon.get("/api/v1/snapshot")[1])
-        status, newer = daemon.get(f"/api/v1/snapshot?after={body['seq']}&wait=10")
+        seqs, began = [body["seq"]], time.monotonic()
+        for _ in range(3):  # a sweep publishes every 2 s, so that the second really waits
+            status, newer = daemon.get(f"/api/v1/snapshot?after={seqs[-1]}&wait=30")
+            assert status == 200
+            seqs.append(json.loads(newer)["seq"])
 
-        assert status == 200
-        assert json.loads(newer)["seq"] > body["seq"]
+        assert time.monotonic() - began < 25
+        assert seqs == sorted(set(seqs))
         assert daemon.get(f"/api/v1/snapshot?after={body['seq'] + 10_000}")[0] == 304
         assert daemon.get("/api/v1/incidents/nope")[0] == 404
         assert daemon.get("/api/v1/incidents/" + str(body["incidents"][0]["id"]))[0] == 200
+    finally:
+        daemon.kill()
+
+
+def test_a_long_poll_for_changes_gets_the_new_incident_only(tmp_path):
+    """What is known already is not sent again; other filters do not go with it."""
+    log = make_session(tmp_path) / "gcs_server.out"
+    log.write_text(crash(1))
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    try:
+        until_found(daemon, 1)
+        known = json.loads(daemon.get("/api/v1/incidents?after=-1")[1])
+        assert known["whole"]
+        with log.open("a") as out:
+            out.write(crash(2))
+
+        def newer() -> list[str]:
+            path = f"/api/v1/incidents?after={known['seq']}&wait=10"
+            known.update(json.loads(daemon.get(path)[1]))
+            return [i["subject"]["id"] for i in known["incidents"]]
+
+        assert until(newer, 10, "the second") == [f"{2:056x}"]
+        assert daemon.get(f"/api/v1/incidents?after={known['seq'] + 10_000}")[0] == 304
+        assert daemon.get("/api/v1/incidents?after=1&class=worker_crash")[0] == 400
+        assert daemon.get("/api/v1/incidents?after=x")[0] == 400
     finally:
         daemon.kill()
 

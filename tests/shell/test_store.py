@@ -97,7 +97,7 @@ def test_a_corrupt_store_is_set_aside_and_rebuilt(tmp_path):
 def test_damage_behind_the_first_page_is_seen_at_the_start(tmp_path, page):
     """Not in the middle of the work, and not at every start again."""
     with Store(tmp_path / "s.db") as store:
-        for n in range(200):
+        for n in range(400):
             store.commit(change(n, 500))
     size = (tmp_path / "s.db").stat().st_size
     with (tmp_path / "s.db").open("r+b") as out:
@@ -190,3 +190,23 @@ def test_a_place_that_cannot_be_written_is_said():
     """With the path, in one line."""
     with pytest.raises(StoreError, match=r"/proc/nope/raywatch\.db: cannot be opened: No such"):
         Store(Path("/proc/nope/raywatch.db"))
+
+
+def test_the_log_is_emptied_between_commits_and_not_within_one(tmp_path):
+    """It waits for the disk. Nothing is lost by it, and a log that nobody empties is bounded still."""
+    wal = tmp_path / "r.db-wal"
+    with Store(tmp_path / "r.db") as store:
+        for n in range(400):
+            store.commit(change(n, 100))
+        grown = wal.stat().st_size
+        assert grown > 1500 * 4096  # SQLite by itself empties it at 1000 pages
+        store.tidy()
+        for n in range(29):
+            store.commit(change(n, 100))
+        assert wal.stat().st_size == grown  # it is written from its start again
+        store.tidy()
+        for n in range(2000):
+            store.commit(change(n, 100))
+        assert wal.stat().st_size < 4500 * 4096
+    with Store(tmp_path / "r.db") as store:
+        assert len(store.docs()) == 1

@@ -368,7 +368,7 @@ MUTANTS = {
     "the last bytes of what says nothing are few": (Tailer, "_pass", "- ANCHOR", "- 64"),
     "what proves a file is not added to": (
         *(Tailer, "_pass"),
-        "file.crc = crc32(data[first:whole], file.crc)",
+        "file.crc = crc32(view[first:whole], file.crc)",
         "pass",
     ),
     "a long proof is cut without a look": (

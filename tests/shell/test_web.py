@@ -19,6 +19,7 @@ def api(*, token="secret", open_reading=False):
 
     return Api(
         snapshot=lambda _: b"{}",
+        changes=lambda _: None,
         wait=wait,
         metrics=lambda: b"",
         health=lambda: (True, b"{}"),
