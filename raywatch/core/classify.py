@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from raywatch.core.signatures import Ruleset, Signature
 from raywatch.model import (
@@ -55,6 +56,7 @@ _SUBJECT_KEYS: Mapping[str, tuple[str, ...]] = {
     "device": ("device", "pid"),
 }
 _DECISIONS = frozenset(["train_failed", "train_restarted"])  # the controller's alone
+_SNIPPET_END = " Error Snippet]"
 _SNIPPET = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]", re.MULTILINE)
 _NOBODY = re.compile(r"(?:0+|f+)\Z")  # Ray's nil ids; 0f000000 is a job, the 15th
 
@@ -88,7 +90,7 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
 
 def _fields(record: Record, signature: Signature) -> dict[str, str]:
     source = record.source
-    known = {
+    fields = {
         "node": source.node,
         "session": source.session,
         "path": source.path,
@@ -96,9 +98,10 @@ def _fields(record: Record, signature: Signature) -> dict[str, str]:
         "worker_id": source.worker_id,
         "submission_id": source.submission_id,
         "pid": str(source.pid or ""),
+        **record.fields,
+        **signature.captured(record.text),
     }
-    fields = known | dict(record.fields) | signature.captured(record.text)
-    ranks = _SNIPPET.findall(record.text)
+    ranks = _SNIPPET.findall(record.text) if _SNIPPET_END in record.text else None
     if ranks:
         fields["snippet_ranks"] = ",".join(ranks)
     return {k: v for k, v in fields.items() if v}
@@ -106,11 +109,14 @@ def _fields(record: Record, signature: Signature) -> dict[str, str]:
 
 def entities_of(fields: Mapping[str, str]) -> frozenset[Entity]:
     """Return everything that fields name; ids of all zeros or f mean nobody."""
-    return frozenset(
-        Entity(kind, fields[key])
-        for key, kind in _ENTITY_KEYS.items()
-        if fields.get(key) and not _NOBODY.match(fields[key])
-    )
+    return _entities(tuple(map(fields.get, _ENTITY_KEYS)))
+
+
+@lru_cache(maxsize=4096)
+def _entities(ids: tuple[str | None, ...]) -> frozenset[Entity]:
+    """Return those of ids in the order of _ENTITY_KEYS. A storm names the same again and again."""
+    named = zip(_ENTITY_KEYS.values(), ids, strict=True)
+    return frozenset(Entity(kind, i) for kind, i in named if i and not _NOBODY.match(i))
 
 
 def _evidence(

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from raywatch.core.board import Board
 from raywatch.core.bounds import Memory, bounded_memory
 from raywatch.core.drains import drains_with, proof_of, taken
 from raywatch.core.kinship import (
@@ -20,16 +21,14 @@ from raywatch.core.kinship import (
     belongs,
     closest,
     heard_of,
-    is_copy,
     is_explained,
     is_near,
-    related,
 )
+from raywatch.core.merging import counts_with, joined, kept, named
 from raywatch.model import (
     Change,
     Drain,
     Entity,
-    Evidence,
     Fact,
     FailureClass,
     Finding,
@@ -38,10 +37,8 @@ from raywatch.model import (
     Trust,
 )
 
-MAX_EVIDENCE = 24
 MAX_WAITING = 64
 MAX_SIZES = 32
-MAX_NAMED = 512
 _ROLE_RANK = {"root": 2, "symptom": 1, "warning": 0, "benign": -1}
 _BREADTH = {"cluster": 3, "node": 2}  # what is wider explains more
 _EARLY = frozenset(["node_unhealthy", "preemption_notice"])  # signs of an end, not reasons of one
@@ -75,6 +72,8 @@ def _sized(state: State, run: str, size: int) -> State:
     if sizes[-1:] == (size,):
         return state
     state = replace(state, sizes={**state.sizes, run: (*sizes, size)[-MAX_SIZES:]})
+    if not any(Entity("run", run) in i.entities for i in state.incidents):
+        return state
     hurt = tuple(
         replace(i, world_sizes=state.sizes[run][-8:]) if Entity("run", run) in i.entities else i
         for i in state.incidents
@@ -82,15 +81,18 @@ def _sized(state: State, run: str, size: int) -> State:
     return replace(state, incidents=hurt)
 
 
-def _linked(state: State, entities: frozenset[Entity]) -> State:
+def _linked(state: State, *named: frozenset[Entity]) -> State:
     """Join who is named together: a worker with its job, run, actor and pid; a node with the runs it hosts."""
-    anchors = [e for e in entities if e.kind in ("worker", "actor", "submission")]
-    others = frozenset(e for e in entities if e.kind in BINDING)
-    fresh = {a: state.links.get(a, frozenset()) | (others - {a}) for a in anchors}
-    runs = frozenset(e for e in entities if e.kind == "run")
-    for node in (e for e in entities if e.kind == "node" and runs):
-        fresh[node] = state.links.get(node, frozenset()) | runs
-    changed = {a: known for a, known in fresh.items() if known != state.links.get(a)}
+    changed: dict[Entity, frozenset[Entity]] = {}
+    for entities in named:
+        anchors = [e for e in entities if e.kind in ("worker", "actor", "submission")]
+        others = frozenset(e for e in entities if e.kind in BINDING) if anchors else entities
+        runs = frozenset(e for e in entities if e.kind == "run")
+        nodes = [e for e in entities if e.kind == "node"] if runs else []
+        for anchor, more in (*((a, others - {a}) for a in anchors), *((n, runs) for n in nodes)):
+            known = changed.get(anchor, state.links.get(anchor))
+            if known is None or not more <= known:
+                changed[anchor] = more | (known or frozenset())
     return replace(state, links={**state.links, **changed}) if changed else state
 
 
@@ -105,25 +107,39 @@ def correlate(
 
     Same input, same output.
     """
+    return _put(state, Board(state.incidents), finding, classes, may_open=may_open)
+
+
+def _put(
+    state: State,
+    board: Board,
+    finding: Finding,
+    classes: Mapping[str, FailureClass],
+    *,
+    may_open: bool = True,
+) -> tuple[State, tuple[Change, ...]]:
+    """Do so; `board` holds the state's incidents, before as after."""
     state = _linked(state, finding.entities)
-    finding = replace(finding, entities=_expanded(state, finding.entities))
+    entities = _expanded(state, finding.entities)
+    if entities != finding.entities:
+        finding = replace(finding, entities=entities)
     finding = taken(state.drains, finding)
     role = classes[finding.class_id].role
     if role == "benign":
         return state, ()
-    kin = related(state.incidents, state.links, finding, classes)
+    kin = board.related(state.links, finding, classes)
     incident = closest(kin, finding)
     if incident is not None:
-        state, changes = _attach(state, incident, finding, classes)
+        state, changes = _attach(state, board, incident, finding, classes)
         others = [i for i in kin if i is not incident and role == "root"]
-        return _absorb(state, changes, others, classes)
+        return _absorb(state, board, changes, others, classes)
     if finding.class_id == "node_terminated_expected":
         return replace(state, ends={**state.ends, finding.subject.node: finding}), ()
     if role == "warning" and finding.dated:
         return replace(state, waiting=(*state.waiting[-MAX_WAITING + 1 :], finding)), ()
     if role == "warning" or not may_open:
         return state, ()
-    return _open(state, finding, classes)
+    return _open(state, board, finding, classes)
 
 
 def _rank(class_id: str, trust: Trust, classes: Mapping[str, FailureClass]) -> tuple[int, int, int]:
@@ -132,49 +148,41 @@ def _rank(class_id: str, trust: Trust, classes: Mapping[str, FailureClass]) -> t
 
 
 def _attach(
-    state: State, incident: Incident, finding: Finding, classes: Mapping[str, FailureClass]
+    state: State,
+    board: Board,
+    incident: Incident,
+    finding: Finding,
+    classes: Mapping[str, FailureClass],
 ) -> tuple[State, tuple[Change, ...]]:
     better = _rank(finding.class_id, finding.trust, classes) > _rank(
         incident.class_id, incident.trust, classes
     )
-    explained = incident.class_id if better else finding.class_id
+    findings, explains = counts_with(incident, finding, better=better)
     grown = replace(
         incident,
         first_at=min(incident.first_at, finding.at) if finding.dated else incident.first_at,
         last_at=max(incident.last_at, finding.at) if finding.dated else incident.last_at,
-        evidence=_kept(incident.evidence, finding.evidence),
-        entities=_named(incident.entities, finding.entities),
+        evidence=kept(incident.evidence, finding.evidence),
+        entities=named(incident.entities, finding.entities),
         heard=heard_of(incident.heard, finding),
         acts=incident.acts or finding.acts,
         fields={**finding.fields, **incident.fields},
+        findings=findings,
+        explains=explains,
     )
-    if not is_copy(incident.heard, finding):
-        grown = replace(grown, findings=grown.findings + finding.count)
-        if finding.class_id != incident.class_id:
-            times = (
-                sum(k.startswith(f"{explained} ") for k in incident.heard)
-                if better
-                else finding.count
-            )
-            grown = replace(grown, explains=_counted(grown.explains, explained, times))
     if better:
         grown = _renamed(state, grown, finding)
     grown = _with_sizes(state, _with_culprit(state, _with_restart(grown, finding), finding))
     grown = _settled(grown, finding)
-    others = tuple(grown if i.id == incident.id else i for i in state.incidents)
+    board.put(grown)
     changed = grown.class_id != incident.class_id
     change = Change("reclassified" if changed else "extended", grown, finding)
-    return replace(state, incidents=others), (change,)
-
-
-def _named(known: frozenset[Entity], new: frozenset[Entity]) -> frozenset[Entity]:
-    """Join whom two name. Of processes that crash for days any few say whose they are; jobs and nodes stay."""
-    full = len(known) >= MAX_NAMED
-    return known | frozenset(e for e in new if not full or e.kind not in ("worker", "actor", "pid"))
+    return replace(state, incidents=board.all()), (change,)
 
 
 def _absorb(
     state: State,
+    board: Board,
     changes: tuple[Change, ...],
     others: Iterable[Incident],
     classes: Mapping[str, FailureClass],
@@ -191,34 +199,11 @@ def _absorb(
     if not symptoms:
         return state, changes
     for other in symptoms:
-        keeper = _joined(keeper, other)
-    gone = {i.id for i in symptoms}
-    kept = tuple(keeper if i.id == keeper.id else i for i in state.incidents if i.id not in gone)
+        keeper = joined(keeper, other)
+    board.put(keeper)
+    board.drop(i.id for i in symptoms)
     merged = Change("merged", keeper, finding)
-    return replace(state, incidents=kept), (*changes, merged)
-
-
-def _joined(keeper: Incident, other: Incident) -> Incident:
-    explains = keeper.explains
-    for class_id, times in ((other.class_id, 1), *other.explains):
-        explains = _counted(explains, class_id, times)
-    evidence = keeper.evidence
-    for line in other.evidence:
-        evidence = _kept(evidence, line)
-    return replace(
-        keeper,
-        first_at=min(keeper.first_at, other.first_at),
-        last_at=max(keeper.last_at, other.last_at),
-        evidence=evidence,
-        explains=tuple(e for e in explains if e[0] != keeper.class_id),
-        entities=_named(keeper.entities, other.entities),
-        findings=keeper.findings + other.findings,
-        heard={**other.heard, **keeper.heard},
-        gave_up=keeper.gave_up or other.gave_up,
-        restarted=keeper.restarted and not other.gave_up,
-        runs=tuple(dict.fromkeys((*keeper.runs, *other.runs))),
-        merged=(*keeper.merged, other.id, *other.merged),
-    )
+    return replace(state, incidents=board.all()), (*changes, merged)
 
 
 def _settled(incident: Incident, finding: Finding) -> Incident:
@@ -236,25 +221,10 @@ def _renamed(state: State, incident: Incident, finding: Finding) -> Incident:
         trust=finding.trust,
         confidence=finding.confidence,
         root=proof_of(state.drains, finding),
-        evidence=_kept(incident.evidence, proof_of(state.drains, finding)),
+        evidence=kept(incident.evidence, proof_of(state.drains, finding)),
         fields={**incident.fields, **finding.fields},
         explains=tuple(e for e in incident.explains if e[0] != finding.class_id),
     )
-
-
-def _kept(evidence: tuple[Evidence, ...], new: Evidence) -> tuple[Evidence, ...]:
-    known = {(e.file, e.line, e.class_id) for e in evidence}
-    if (new.file, new.line, new.class_id) in known or len(evidence) >= MAX_EVIDENCE:
-        return evidence
-    return (*evidence, new)
-
-
-def _counted(
-    explains: tuple[tuple[str, int], ...], class_id: str, times: int
-) -> tuple[tuple[str, int], ...]:
-    counts = dict(explains)
-    counts[class_id] = counts.get(class_id, 0) + times
-    return tuple(counts.items())
 
 
 def _with_restart(incident: Incident, finding: Finding) -> Incident:
@@ -283,18 +253,20 @@ def _with_culprit(state: State, incident: Incident, finding: Finding) -> Inciden
 
 
 def _with_sizes(state: State, incident: Incident) -> Incident:
+    if not state.sizes:
+        return incident
     runs = [e.id for e in incident.entities if e.kind == "run"]
     sizes = state.sizes.get(runs[0], ()) if len(runs) == 1 else ()
     return replace(incident, world_sizes=sizes[-8:]) if len(sizes) > 1 else incident
 
 
 def _open(
-    state: State, finding: Finding, classes: Mapping[str, FailureClass]
+    state: State, board: Board, finding: Finding, classes: Mapping[str, FailureClass]
 ) -> tuple[State, tuple[Change, ...]]:
     end = _planned_end(state, finding)
     first = end or finding
     incident = Incident(
-        id=_incident_id(first),
+        id=_incident_id(first, board),
         class_id=first.class_id,
         subject=first.subject,
         trust=first.trust,
@@ -310,12 +282,13 @@ def _open(
         acts=first.acts,
     )
     incident = _settled(_with_culprit(state, _with_restart(incident, first), first), first)
-    state = replace(state, incidents=(*state.incidents, incident))
+    board.put(incident)
+    state = replace(state, incidents=board.all())
     changes = [Change("opened", incident, first)]
     earlier = [w for w in state.waiting if is_near(incident, w) and belongs(incident, w, "warning")]
     state = replace(state, waiting=tuple(w for w in state.waiting if w not in earlier))
     for more in (*earlier, *((finding,) if end else ())):
-        state, new = _attach(state, state.incidents[-1], more, classes)
+        state, new = _attach(state, board, changes[-1].incident, more, classes)
         changes += new
     return state, tuple(changes)
 
@@ -327,9 +300,12 @@ def _planned_end(state: State, finding: Finding) -> Finding | None:
     return next((e for e in ends if -EARLY_S <= finding.at - e.at <= WINDOW_S), None)
 
 
-def _incident_id(finding: Finding) -> str:
+def _incident_id(finding: Finding, board: Board) -> str:
+    """Return an id that nobody has: a record of several classes may open several incidents about one subject."""
     text = f"{finding.evidence.file}|{finding.evidence.offset}|{finding.subject.id}|{finding.at}"
-    return "i" + hashlib.sha256(text.encode()).hexdigest()[:11]
+    while (number := "i" + hashlib.sha256(text.encode()).hexdigest()[:11]) in board:
+        text += "|"
+    return number
 
 
 def expire(
@@ -400,17 +376,20 @@ def _steps(
     facts = tuple(facts)
     known: tuple[Fact | Finding, ...] = (*facts, *findings)
     # The whole story is here: know first who belongs to whom. Most say it again and again.
-    for entities in dict.fromkeys(item.entities for item in known):
-        state = _linked(state, entities)
+    state = _linked(state, *dict.fromkeys(item.entities for item in known))
+    board = Board(state.incidents)
     dated: list[Fact | Finding] = [*facts, *(f for f in findings if f.dated)]
     yield state, ()
     for item in sorted(dated, key=lambda i: i.at):
         if isinstance(item, Fact):
+            before = state.incidents
             state = note(state, item)
+            if state.incidents is not before:
+                board = Board(state.incidents)
             yield state, ()
         else:
-            state, new = correlate(state, item, classes)
+            state, new = _put(state, board, item, classes)
             yield state, new
     for finding in (f for f in findings if not f.dated):
-        state, new = correlate(state, finding, classes, may_open=undated_may_open)
+        state, new = _put(state, board, finding, classes, may_open=undated_may_open)
         yield state, new

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import TypeAlias
 
 from raywatch.model import Entity, FailureClass, Finding, Incident
@@ -16,17 +17,6 @@ NODE_TO_WORKER_S = 20.0  # a node that dies under a worker is known dead after 1
 MAX_HEARD = 64
 # Whoever shares one of these is hurt by the same thing; a node is shared by strangers.
 BINDING = frozenset(["worker", "actor", "submission", "run", "job", "pid"])
-
-
-def related(
-    incidents: Iterable[Incident],
-    links: Links,
-    finding: Finding,
-    classes: Mapping[str, FailureClass],
-) -> list[Incident]:
-    """Return the open incidents that a finding may belong to. `links` join who was named together."""
-    asked = _Asked(finding, classes[finding.class_id].role, links)
-    return [i for i in incidents if i.state == "open" and asked.is_kin_of(i, classes)]
 
 
 def _came_too_late(
@@ -62,34 +52,39 @@ def is_near(incident: Incident, finding: Finding) -> bool:
 
 def belongs(incident: Incident, finding: Finding, role: str) -> bool:
     """Say whether a finding of this role is about the same as an incident; `is_near` is asked first."""
-    return _Asked(finding, role, {}).belongs_to(incident)
+    return Asked(finding, role, {}).belongs_to(incident)
 
 
-class _Asked:
+class Asked:
     """A finding that is held against many incidents: what of it is asked each time is worked out once."""
 
     def __init__(self, finding: Finding, role: str, links: Links) -> None:
-        self._finding, self._role, self._links = finding, role, links
-        self._binding = frozenset(e for e in finding.entities if e.kind in BINDING)
-        nodes = {e.id for e in finding.entities if e.kind == "node"} | {finding.subject.node}
-        self._nodes = {n: Entity("node", n) for n in nodes if n}
-        self._is_node = finding.subject.kind == "node"
-        self._hosted = _hosted(links, finding) if self._is_node else frozenset()
+        self.finding, self._role, self._links = finding, role, links
+        self.binding, nodes, self.names_run = _by_kind(finding.entities)
+        own = finding.subject.node
+        self.nodes = {**nodes, own: Entity("node", own)} if own and own not in nodes else nodes
+        self.is_node = finding.subject.kind == "node"
+        self.hosted = _hosted(links, finding) if self.is_node else frozenset()
         self._reach_s = LOOSE_S * (1 if finding.dated else 1e9) if _is_loose(finding, role) else -1
+
+    @property
+    def asks_all(self) -> bool:
+        """Whether an incident may be kin that shares nothing with the finding but the time."""
+        return self._reach_s >= 0 or self.finding.subject.kind == "cluster"
 
     def is_kin_of(self, incident: Incident, classes: Mapping[str, FailureClass]) -> bool:
         """Say whether it may belong to an open incident."""
-        finding = self._finding
+        finding = self.finding
         if not is_near(incident, finding):
             return False
-        if self._is_node and _came_too_late(incident, finding, classes):
+        if self.is_node and _came_too_late(incident, finding, classes):
             return False
         if self.belongs_to(incident):
             return True
         # A node and a run that has ranks on it fail together. Survivors name only their own nodes.
-        if self._is_node:
+        if self.is_node:
             other = incident.subject.kind != "node"
-            return other and not self._hosted.isdisjoint(incident.entities)
+            return other and not self.hosted.isdisjoint(incident.entities)
         if incident.subject.kind == "node" and self._role != "root":
             known = self._links.get(Entity("node", incident.subject.node), frozenset())
             return not known.isdisjoint(finding.entities)
@@ -97,29 +92,39 @@ class _Asked:
 
     def belongs_to(self, incident: Incident) -> bool:
         """Say whether it is about the same."""
-        finding = self._finding
+        finding = self.finding
         mine, theirs = finding.subject, incident.subject
-        if self._is_node and theirs.kind == "node" and mine.node and theirs.node:
+        if self.is_node and theirs.kind == "node" and mine.node and theirs.node:
             return mine.node == theirs.node
         if mine.kind == "cluster" or theirs.kind == "cluster":
             return True
         if finding.class_id == incident.class_id and _is_copy(incident, finding):
             return True
-        if self._is_node and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
+        if self.is_node and theirs.kind in ("worker", "actor") and mine.node and theirs.node:
             # Strangers of one job do not die of each other's nodes, nor long before their own.
             return mine.node == theirs.node and finding.at - incident.first_at <= NODE_TO_WORKER_S
-        if not self._binding.isdisjoint(incident.entities):
+        if not self.binding.isdisjoint(incident.entities):
             return True
         if incident.class_id == "spot_preemption" and finding.fields.get("source") == "preemption":
             return True  # Ray Train names the cause of its decision, not the node
-        if (self._is_node or theirs.kind == "node") and self._shares_node(incident):
+        if (self.is_node or theirs.kind == "node") and self._shares_node(incident):
             return True
         return abs(finding.at - incident.last_at) <= self._reach_s
 
     def _shares_node(self, incident: Incident) -> bool:
-        return incident.subject.node in self._nodes or not incident.entities.isdisjoint(
-            self._nodes.values()
+        return incident.subject.node in self.nodes or not incident.entities.isdisjoint(
+            self.nodes.values()
         )
+
+
+@lru_cache(maxsize=1024)
+def _by_kind(
+    entities: frozenset[Entity],
+) -> tuple[frozenset[Entity], Mapping[str, Entity], bool]:
+    """Return the entities that bind, the nodes by id, and whether there is a run. A storm asks for the same ones again."""
+    binding = frozenset(e for e in entities if e.kind in BINDING)
+    nodes = {e.id: e for e in entities if e.kind == "node" and e.id}
+    return binding, nodes, any(e.kind == "run" for e in binding)
 
 
 def _hosted(links: Links, end: Finding) -> frozenset[Entity]:
@@ -143,17 +148,17 @@ def _is_loose(finding: Finding, role: str) -> bool:
 
 def closest(related: list[Incident], finding: Finding) -> Incident | None:
     """Return the incident that a finding fits best; None where there is none."""
+    binding = _by_kind(finding.entities)[0]
 
     def closeness(incident: Incident) -> tuple[bool, bool, int, float]:
-        shared = finding.entities & incident.entities
         return (
             incident.class_id == finding.class_id and incident.subject.id == finding.subject.id,
-            any(e.kind in BINDING for e in shared),
+            not binding.isdisjoint(incident.entities),
             int(incident.trust),
             -abs(finding.at - incident.last_at),
         )
 
-    return max(related, key=closeness, default=None)
+    return max(related, key=closeness) if len(related) > 1 else next(iter(related), None)
 
 
 def is_copy(heard: Mapping[str, float], finding: Finding) -> bool:
@@ -161,12 +166,11 @@ def is_copy(heard: Mapping[str, float], finding: Finding) -> bool:
 
     A copy has the same class and subject within COPY_S, or names nobody, or has no time.
     """
-    same = [
-        at
-        for key, at in heard.items()
-        if key.startswith(f"{finding.class_id} ")
-        and (not finding.subject.id or key in (_key(finding), f"{finding.class_id} "))
-    ]
+    nobody = f"{finding.class_id} "
+    if finding.subject.id:
+        same = [at for k in (_key(finding), nobody) if (at := heard.get(k)) is not None]
+    else:
+        same = [at for key, at in heard.items() if key.startswith(nobody)]
     return any(not finding.dated or abs(finding.at - at) <= COPY_S for at in same)
 
 

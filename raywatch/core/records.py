@@ -21,6 +21,13 @@ _PYTHON = re.compile(
     rb"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3})[\t ]+(?P<level>[A-Z]{4,8})\b"
 )
 _ABSL = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")
+# What opens a record, by its first byte: of most lines that is all that is looked at.
+_OPENERS = {
+    b"[": _CPP,
+    b"{": re.compile(rb'\{"'),
+    **dict.fromkeys((b"%d" % n for n in range(10)), _PYTHON),
+    **dict.fromkeys((b"I", b"W", b"E", b"F"), _ABSL),
+}
 _ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 # What stands before the lines of one of several processes in a file; once more on raw bytes, colours included.
 _PREFIX = (
@@ -116,9 +123,8 @@ class LineNumbers:
 
 def starts_record(line: bytes) -> bool:
     """Say whether a line opens a record of its own: a dated prefix or a JSON object."""
-    return bool(
-        line.startswith(b'{"') or _CPP.match(line) or _PYTHON.match(line) or _ABSL.match(line)
-    )
+    opener = _OPENERS.get(line[:1])
+    return opener is not None and opener.match(line) is not None
 
 
 def _span(chunk: Chunk, hit: Hit, floor: int) -> tuple[int, int]:
@@ -323,8 +329,12 @@ def _read(
     plain = _ANSI.sub(b"", raw)
     match = _CPP.match(plain) or _PYTHON.match(plain)
     lines = [_bare(part) for part in plain.decode(errors="replace").split("\n")]
-    text = _REPEATED.sub("", "\n".join(lines).replace("\r", ""))
-    fields = dict(_PAIR.findall(text))
+    text = "\n".join(lines).replace("\r", "")
+    if (
+        "[repeated " in text
+    ):  # to look for the expressions takes longer than all the rest of a record
+        text = _REPEATED.sub("", text)
+    fields = dict(_PAIR.findall(text)) if "_id=" in text else {}
     stream = _STREAM.match(plain.decode(errors="replace"))
     if stream:
         fields |= {f"stream_{k}": v for k, v in stream.groupdict().items() if v}

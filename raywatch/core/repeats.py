@@ -32,6 +32,7 @@ MANY = 1000
 MAX_FACTS = 128  # of one shape and chunk that are expanded at each end
 _MASK = (1 << HIT_BITS) - 1
 _HEAD = 512  # bytes of a line that make its shape
+_LONG = 8 * _HEAD  # bytes of it that say whom it names
 _NEAR = 16  # lines of others that are passed over
 _WINDOW = 65_536  # as far as a record's lines are looked for
 _DIGITS = b"0123456789"
@@ -85,16 +86,26 @@ class Line(NamedTuple):
     number: int
     data: bytes
     last_at: float | None
+    signatures: tuple[int, ...]  # that hit it
 
     def alone(self) -> Chunk:
         """Return it as a chunk."""
-        return replace(self.chunk, offset=self.offset, line=self.number, data=self.data, final=True)
+        end = len(self.data) - 1 << HIT_BITS
+        return replace(
+            self.chunk,
+            offset=self.offset,
+            line=self.number,
+            data=self.data,
+            final=True,
+            hits=[end | s for s in self.signatures],
+        )
 
 
 @dataclass(slots=True, eq=False)
 class _Repeat:
     """Lines of one shape that name the same."""
 
+    signatures: tuple[int, ...]
     count: int = 0  # since it was drained
     fresh: int = 0  # of the chunk that is being sifted
     last: tuple[int, int] = (0, 0)
@@ -269,14 +280,14 @@ class Repeats:
         shape.asked += 1
         if shape.asked > SURE and shape.asked % SAMPLE and not shape.unless:
             return group.latest
-        line = data[start : min(end, start + 8 * _HEAD)]
+        line = data[start:end] if end - start < _LONG else data[start : start + _LONG]
         digits = line.translate(None, _NO_DIGITS)
         if shape.kind is _DATED:
             digits = digits[_DATE:]
         repeat = shape.numbers.get(digits)
-        if repeat is None and group.latest and not shape.unless and self._is_crowded(group):
-            return group.latest
         if repeat is None:
+            if group.latest and not shape.unless and self._is_crowded(group):
+                return group.latest
             who = _identity(shape, line)
             repeat = shape.known.get(who)
             if repeat is None and (shape.unless or group.latest is None):
@@ -284,7 +295,7 @@ class Repeats:
             elif repeat is None:
                 crowded = self._is_crowded(group) or len(shape.known) >= MAX_IDENTITIES
             if repeat is None and not crowded:
-                group.latest = shape.known[who] = shape.numbers[digits] = _Repeat()
+                group.latest = shape.known[who] = shape.numbers[digits] = _Repeat(group.signatures)
                 self._is_crowded(group)
                 group.new += 1
                 self._new += 1
@@ -315,8 +326,8 @@ class Repeats:
                 self._waiting.append(repeat)
             repeat.count += repeat.fresh
             repeat.fresh = 0
-            line = data[start:end] + b"\n"
-            repeat.line = Line(bare, chunk.offset + start, numbers.of(start), line, last_at)
+            line, number = data[start:end] + b"\n", numbers.of(start)
+            repeat.line = Line(bare, chunk.offset + start, number, line, last_at, repeat.signatures)
 
     def give_up(self) -> None:
         """Count nothing: everything will be expanded."""

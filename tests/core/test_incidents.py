@@ -287,3 +287,15 @@ def test_the_end_of_a_node_explains_all_that_it_took_with_it():
     assert dict(lost.explains) == {"ring_break": 2}
     assert {lost.id, *lost.merged, left.id} == {i.id for i in before.incidents}
     assert {e.id for e in lost.entities if e.kind == "run"} == {"one", "two"}
+
+
+def test_a_finding_that_stands_for_many_counts_as_many():
+    """Of its own class and as a symptom; a copy counts nothing."""
+    first = at(10, "node_lost", node=N1)
+    many = replace(at(20, "node_lost", node=N1), count=58)
+    others = replace(at(30, "ring_break", node=N1, trust=Trust.COLLECTIVE), count=7)
+    state, _ = correlate_all(State(), (), [first, many, replace(many, at=21.0), others], CLASSES)
+
+    (incident,) = state.incidents
+    assert incident.findings == 1 + 58 + 7
+    assert incident.explains == (("ring_break", 7),)
