@@ -265,7 +265,7 @@ def test_an_explanation_points_to_the_page(tmp_path):
 
     assert out.splitlines()[-1] == "  runbook: raywatch runbook worker_segfault"
     assert "raywatch runbook" not in raywatch("explain", "--json", str(log))[1]
-    assert pointer("gpu_lost") == ""
+    assert pointer("unknown_failure") == ""
 
 
 def test_classes_are_completed():
