@@ -14,13 +14,16 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from raywatch.core.matcher import DatabaseError, Matcher, engine_version
 from raywatch.core.signatures import Ruleset, ruleset_of
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _MAGIC = b"raywatch database\n"
 _VERSION = 2
@@ -44,7 +47,7 @@ _CODE = tuple(
     )
 )
 MAX_BYTES = 64 << 20  # of one entry; those of some hundred signatures have 0.5 MB
-KEPT = 8  # databases: rules under work, several versions of raywatch
+KEPT = 64  # entries, one a component: rules under work, several versions of raywatch
 _SUFFIX = ".hsdb"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -60,27 +63,64 @@ def cache_folder(environ: Mapping[str, str]) -> Path | None:
     return Path(base) / "raywatch"
 
 
-def load_rules(texts: Sequence[tuple[str, str]], folder: Path | None) -> tuple[Ruleset, Matcher]:
+def load_rules(
+    texts: Sequence[tuple[str, str]], folder: Path | None
+) -> tuple[Ruleset, Matcher, Narrow]:
     """Return the ruleset of `texts` (the taxonomy, then signature files: path and text) without samples, compiled.
 
     It comes from `folder`, or is checked, compiled and kept there. Raises SignatureError; never an error of the cache.
     """
-    key = _key(texts) if folder else None
-    if folder is None or key is None:
-        return _load(_made(texts))
-    path = folder / f"{key.hex()[:32]}{_SUFFIX}"
-    try:
-        return _load(_body(_read(path), key))
-    except FileNotFoundError:
-        pass
-    except (OSError, _UnfitError, DatabaseError) as error:
-        log.debug("compiled signatures not used path=%s reason=%s", path, error)
-    body = _made(texts)
-    try:
-        _keep(path, _packed(body, key))
-    except (OSError, _UnfitError) as error:
-        log.debug("compiled signatures not kept path=%s reason=%s", path, error)
-    return _load(body)
+    key = (_key(texts) if folder else None) or b""
+    shelf = _Shelf(folder if key else None)
+    ruleset, matcher = shelf.take(key, lambda: _made(texts), _load)
+    return ruleset, matcher, Narrow(ruleset, key, shelf)
+
+
+class Narrow:
+    """The signatures that lines of one component can mean, compiled: made or loaded when they are first asked for."""
+
+    def __init__(self, ruleset: Ruleset, key: bytes, shelf: _Shelf) -> None:
+        self._ruleset, self._key, self._shelf = ruleset, key, shelf
+        self._known: dict[str, Matcher] = {}
+
+    def of(self, component: str) -> Matcher:
+        """Return the matcher of a component."""
+        known = self._known.get(component)
+        if known is None:
+            key = hashlib.sha256(self._key + component.encode()).digest()
+            known = self._shelf.take(key, lambda: self._made(component), Matcher.load)
+            self._known[component] = known
+        return known
+
+    def _made(self, component: str) -> bytes:
+        from raywatch.core.compiling import compile_for  # noqa: PLC0415 - as in `_made`
+
+        return compile_for(self._ruleset, component).dump()
+
+
+class _Shelf:
+    """A folder of what was made once, or none."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def take(self, key: bytes, make: Callable[[], bytes], use: Callable[[bytes], T]) -> T:
+        """Return what `use` makes of the body kept under a key, or of a new one, which is kept."""
+        if self._folder is None:
+            return use(make())
+        path = self._folder / f"{key.hex()[:32]}{_SUFFIX}"
+        try:
+            return use(_body(_read(path), key))
+        except FileNotFoundError:
+            pass
+        except (OSError, _UnfitError, DatabaseError) as error:
+            log.debug("compiled signatures not used path=%s reason=%s", path, error)
+        body = make()
+        try:
+            _keep(path, _packed(body, key))
+        except (OSError, _UnfitError) as error:
+            log.debug("compiled signatures not kept path=%s reason=%s", path, error)
+        return use(body)
 
 
 def _made(texts: Sequence[tuple[str, str]]) -> bytes:

@@ -9,13 +9,13 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import NamedTuple
 
-from raywatch.compiled import cache_folder, load_rules
+from raywatch.compiled import Narrow, cache_folder, load_rules
 from raywatch.core.classify import classify
 from raywatch.core.matcher import Matcher, unpacked
 from raywatch.core.records import MAX_RECORD, LineNumbers, join
 from raywatch.core.repeats import Repeats
 from raywatch.core.signatures import Ruleset
-from raywatch.model import Chunk, Fact, Finding, Record
+from raywatch.model import Chunk, Component, Fact, Finding, Record
 from raywatch.resources import resource_dir
 
 MAX_BLANK = 1024  # bytes of blank lines inside a record
@@ -24,10 +24,17 @@ AHEAD_S = 60.0  # a line may be dated so much after it was read: clocks are set
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A ruleset and its compiled database."""
+    """A ruleset and its compiled databases: of all signatures, and of those of one component."""
 
     ruleset: Ruleset
     matcher: Matcher
+    narrow: Narrow | None = None
+
+    def matcher_of(self, component: Component) -> Matcher:
+        """Return what finds all that lines of a component can mean, and less of what they cannot."""
+        if self.narrow is None or component == "unknown":
+            return self.matcher
+        return self.narrow.of(component)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,11 @@ def examine(
     `early`: what such a record says already is reported at once where more cannot change it, and once.
     `repeats`: takes what is only to be counted; `counted` gives the findings that stand for it.
     """
-    packed = engine.matcher.packed(chunk.data) if chunk.hits is None else chunk.hits
+    packed = (
+        engine.matcher_of(chunk.source.component).packed(chunk.data)
+        if chunk.hits is None
+        else chunk.hits
+    )
     if not packed:
         return Examined((), (), chunk.end)
     around = around or Around(LineNumbers(chunk.data, chunk.line))

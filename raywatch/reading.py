@@ -72,6 +72,7 @@ class _Reader:
         buffer: bytearray | None,
     ) -> None:
         self._engine, self._source, self._stream, self._tz = engine, source, stream, tz
+        self._matcher = engine.matcher_of(source.component)
         self._buffer = bytearray(BUFFER) if buffer is None else buffer
         self._view = memoryview(self._buffer)
         self._base = 0  # offset in the file of the buffer's first byte
@@ -138,7 +139,7 @@ class _Reader:
 
     def _take(self, cut: int, *, final: bool) -> None:
         self._numbers = None
-        packed = self._engine.matcher.packed(self._view[self._from : cut])
+        packed = self._matcher.packed(self._view[self._from : cut])
         if packed:
             self._from = self._examine(cut, packed, final=final)
         else:

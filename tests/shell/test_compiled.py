@@ -68,13 +68,13 @@ def test_what_was_compiled_is_loaded(folder, caplog):
 def test_the_signatures_come_with_it(folder):
     """All that was parsed but their samples, from the cache as from the files."""
     parsed = parse_rules(RULES)
-    fresh, _ = load_rules(RULES, None)
-    loaded, _ = load_rules(RULES, folder)
+    fresh, *_ = load_rules(RULES, None)
+    loaded, *_ = load_rules(RULES, folder)
 
     assert fresh == loaded == replace(parsed, signatures=loaded.signatures)
     assert [replace(s, hits=(), misses=()) for s in parsed.signatures] == list(loaded.signatures)
     assert parsed.signatures[0].hits
-    shipped, _ = load_rules(rule_texts(), None)
+    shipped, *_ = load_rules(rule_texts(), None)
     assert shipped == ruleset_of(json.loads(json.dumps(load_ruleset().document())))
 
 
