@@ -12,10 +12,11 @@ from typing import NamedTuple
 from raywatch.compiled import cache_folder, load_matcher
 from raywatch.core.classify import classify
 from raywatch.core.matcher import Matcher, unpacked
-from raywatch.core.records import MAX_RECORD, LineNumbers, join
+from raywatch.core.records import LineNumbers, join
 from raywatch.core.repeats import Repeats
 from raywatch.core.signatures import Ruleset, parse_signatures
 from raywatch.core.taxonomy import parse_taxonomy
+from raywatch.core.tracebacks import MAX_RECORD
 from raywatch.model import Chunk, Fact, Finding, Record
 from raywatch.resources import resource_dir
 
