@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from raywatch.core.causes import Cause, innermost
 from raywatch.core.signatures import Ruleset, Signature
 from raywatch.model import (
     Component,
@@ -53,6 +54,7 @@ _SUBJECT_KEYS: Mapping[str, tuple[str, ...]] = {
     "run": ("run_name", "submission_id", "job_id"),
     "device": ("device", "pid"),
 }
+_MAY_RAISE = re.compile(r"Error|Exception|Traceback")
 _DECISIONS = frozenset(["train_failed", "train_restarted"])  # the controller's alone
 _SNIPPET = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]", re.MULTILINE)
 _NOBODY = re.compile(r"(?:0+|f+)\Z")  # Ray's nil ids; 0f000000 is a job, the 15th
@@ -62,8 +64,8 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
     """Return what a record means: a finding for each class in it, and facts. Same input, same output."""
     findings: dict[str, Finding] = {}
     facts: list[Fact] = []
-    found = list(zip(record.signatures, record.hit_lines, record.hit_numbers, strict=True))
-    specific = False
+    found = zip(record.signatures, record.hit_lines, record.hit_numbers, strict=True)
+    cause = innermost(record.text) if _MAY_RAISE.search(record.text) else None
     for number, line, at_line in found:
         signature = ruleset.signatures[number]
         if not signature.applies_to(record.source.component) or signature.excluded_by(record):
@@ -72,14 +74,56 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
         if signature.fact:
             facts.append(_fact(record, signature, fields, line, at_line))
             continue
-        specific = specific or signature.id != GENERIC
         failure = ruleset.classes[signature.class_id]
+        if cause is not None:
+            fields |= _raised(cause, fields, of_user=failure.group == "user_code")
+        if signature.id == GENERIC:
+            if cause is None or _is_no_failure(record, cause):
+                continue
+            line, at_line = _line_of(record, cause)  # noqa: PLW2901 - the header says nothing
         candidate = _finding(record, signature, failure, fields=fields, line=line, at_line=at_line)
         best = findings.get(candidate.class_id)
         if best is None or (candidate.trust, candidate.confidence) > (best.trust, best.confidence):
             findings[candidate.class_id] = candidate
-    kept = tuple(f for f in findings.values() if not (specific and f.signature == GENERIC))
-    return kept, tuple(facts)
+    return tuple(_without_generic(findings, record, ruleset)), tuple(facts)
+
+
+def _raised(cause: Cause, fields: Mapping[str, str], *, of_user: bool) -> dict[str, str]:
+    """Return what a cause adds to a finding's fields; the rank only where the exception is what failed."""
+    said = {"exception": cause.type}
+    if cause.message and "message" not in fields:
+        said["message"] = cause.message
+    if cause.rank and of_user:
+        said["rank"] = cause.rank
+    return said
+
+
+def _is_no_failure(record: Record, cause: Cause) -> bool:
+    """Say whether a traceback was only logged, or is Ray's to explain: other signatures do."""
+    return record.level[:1] in ("W", "I", "D") or cause.type.startswith("ray.exceptions.")
+
+
+def _line_of(record: Record, cause: Cause) -> tuple[str, int]:
+    """Return the line that names a cause, and its number."""
+    rows = record.rows or range(record.line, record.line + cause.line + 1)
+    return record.text.split("\n", cause.line + 1)[cause.line].strip()[:4096], rows[cause.line]
+
+
+def _without_generic(
+    findings: Mapping[str, Finding], record: Record, ruleset: Ruleset
+) -> Iterable[Finding]:
+    """Leave the generic finding out where another one names a root, or explains the very line of the cause."""
+    generic = next((f for f in findings.values() if f.signature == GENERIC), None)
+    if generic is None:
+        return findings.values()
+    others = [f for f in findings.values() if f is not generic]
+    hits = zip(record.signatures, record.hit_numbers, strict=True)
+    used = {f.signature for f in others}
+    explained = {n for s, n in hits if ruleset.signatures[s].id in used}
+    if generic.evidence.line in explained:
+        return others
+    rooted = any(ruleset.classes[f.class_id].role == "root" for f in others)
+    return others if rooted else findings.values()
 
 
 def _fields(record: Record, signature: Signature) -> dict[str, str]:
@@ -146,7 +190,7 @@ def _finding(
     line: str,
     at_line: int,
 ) -> Finding:
-    rank = fields.get("rank") or fields.get("world_rank") or ""
+    rank = fields.get("rank") or fields.get("world_rank") or fields.get("stream_rank") or ""
     subject = Subject(
         kind=failure.scope,
         id=next((fields[k] for k in _SUBJECT_KEYS[failure.scope] if fields.get(k)), ""),

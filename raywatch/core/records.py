@@ -178,7 +178,10 @@ def _record(
 ) -> Record:
     start, hits = part.start, part.hits
     end = min(part.end, start + MAX_RECORD)
-    raw = own_lines(chunk.data, part.own, start, end) if part.own else chunk.data[start:end]
+    places = own_lines(chunk.data, part.own, start, end) if part.own else []
+    raw = chunk.data[start:end]
+    if places:
+        raw = b"\n".join(chunk.data[at : min(eol(chunk.data, at), end)] for at in places)
     text, at, level, fields, copied = _read(raw, chunk, tz)
     return Record(
         source=chunk.source,
@@ -194,6 +197,7 @@ def _record(
         hit_numbers=tuple(numbers.of(h.start) for h in hits),
         end=chunk.offset + bounds[1],
         copied=copied,
+        rows=tuple(map(numbers.of, places)),
     )
 
 

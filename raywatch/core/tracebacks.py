@@ -162,15 +162,16 @@ def traceback_end(data: bytes, own: Line, start: int) -> int:
     return end
 
 
-def own_lines(data: bytes, own: Line, start: int, end: int) -> bytes:
-    """Return a part of a text without the lines that other processes wrote between its own."""
+def own_lines(data: bytes, own: Line, start: int, end: int) -> list[int]:
+    """Return where the lines of a part of a text begin that are of one process; empty where all are."""
     if data.find(b"\n", start, end) < 0:
-        return data[start:end]
-    kept: list[bytes] = []
-    at = start
+        return []
+    kept: list[int] = []
+    at, count = start, 0
     while at < end:
         stop = min(eol(data, at), end)
+        count += 1
         if line_of(data, at, stop).stream == own.stream:
-            kept.append(data[at:stop])
+            kept.append(at)
         at = stop + 1
-    return b"\n".join(kept)
+    return kept if len(kept) < count else []
