@@ -36,6 +36,8 @@ MAY_IMPORT = {
     "runbooks": {"model", "resources"},
     "options": {"client"},
     "reading": {"model", "core", "pipeline"},
+    "unwrapped": {"model", "core", "pipeline", "reading"},
+    "explained": {"model", "core", "runbooks", "terminal"},
     "examining": {"model", "core", "pipeline"},
     "compiled": {"core"},
     "pipeline": {"model", "core", "collect", "compiled", "resources"},

@@ -99,8 +99,9 @@ def _raised(cause: Cause, fields: Mapping[str, str], *, of_user: bool) -> dict[s
 
 
 def _is_no_failure(record: Record, cause: Cause) -> bool:
-    """Say whether a traceback was only logged, or is Ray's to explain: other signatures do."""
-    return record.level[:1] in ("W", "I", "D") or cause.type.startswith("ray.exceptions.")
+    """Say whether a traceback was only logged, is Ray's to explain, or a copy of what a worker printed."""
+    copied = "stream_pid" in record.fields and record.source.component != "unknown"
+    return copied or record.level[:1] in ("W", "I", "D") or cause.type.startswith("ray.exceptions.")
 
 
 def _line_of(record: Record, cause: Cause) -> tuple[str, int]:

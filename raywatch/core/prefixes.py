@@ -14,7 +14,7 @@ ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 # names an actor by its repr, which may hold anything (`(MapBatches(f)->Write pid=7)`): then the pid ends it.
 _PREFIX = (
     r"(?:\((?=[A-Za-z_])(?P<name>[A-Za-z_][\w.:<>-]{0,200}|[A-Za-z_][^\n]{0,200}?(?= pid=\d))?(?: \+[^\s)]+)?"
-    r"(?: ?pid=(?P<pid>\d+))?(?:, ip=(?P<ip>[\w.:]+))?\)"
+    r"(?: ?pid=(?P<pid>\d+))?(?:, ip=(?P<ip>[\w.:-]+))?\)"
     # torchrun --tee, PyTorch's excepthook, mpirun --tag-output, horovodrun
     r"|\[(?:rank|default|trainer)(?P<rank>\d+)\]:|\[(?:\d+,)?(?P<slot>\d+)\]<std(?:err|out)>:)"
 )
@@ -26,7 +26,7 @@ STREAM_BYTES = re.compile(
 # A traceback begins, or goes on in another process.
 _HEADER = (
     r"[ |+]*(?:Exception Group )?Traceback \(most recent call last\):"
-    r"|ray\.exceptions\.Ray(?:Task|Actor)Error[(:]|ray::|Exception raised in creation task: "
+    r"|ray\.exceptions\.Ray(?:Task|Actor)Error[(:]|ray::|Exception raised in creation task: |Exception ignored in"
     r"|(?:ray\.exceptions\.)?ActorDiedError: The actor died because of an error raised in its creation task"
 )
 # What leads from one traceback of a record to the next.

@@ -115,16 +115,25 @@ def newline_before(data: bytes, line: Line) -> bytes:
 
 
 def traceback_start(own: Line, above: Above) -> int:
-    """Find where the (chained) traceback begins that `own` belongs to; its own start if it is in none."""
-    start, seen_body = own.start, own.opens
+    """Find where the (chained) traceback begins that `own` belongs to; its own start if it is in none.
+
+    What a logger wrote right above a traceback dates it and says how bad it is.
+    """
+    first, seen_body = own, own.opens
     if own.stream and own.dated:
-        return start
+        return own.start
     for line in above:
         if line.opens:
-            start, seen_body = line.start, True
-        elif not (is_indented(line.text) or line.chains or (seen_body and _leads_on(line, above))):
-            break
-    return start
+            first, seen_body = line, True
+        elif is_indented(line.text) or line.chains or (seen_body and _leads_on(line, above)):
+            continue
+        else:
+            return (
+                line.start
+                if first.opens and line.end + 1 == first.start and line.dated
+                else first.start
+            )
+    return first.start
 
 
 def _leads_on(line: Line, above: Above) -> bool:

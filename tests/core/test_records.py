@@ -163,3 +163,15 @@ def test_an_exception_group_is_one_record():
     record = record_at(data, b"ValueError")
 
     assert record.text == data.decode().strip("\n").removeprefix("step\n").removesuffix("\nstep")
+
+
+def test_a_logger_that_writes_a_traceback_dates_it():
+    """The line right above it, also in a text that is not dated throughout; no other."""
+    data = (
+        b"2026-11-23 07:21:01,500\tWARNING a.py:1 -- retrying\nTraceback (most recent call last):\n"
+        b"  File 'a', line 1, in f\nKeyError: 'x'\nstep\nTraceback (most recent call last):\nValueError: b\n"
+    )
+    record = record_at(data, b"KeyError")
+
+    assert (record.at, record.level) == (pytest.approx(1795418461.5), "WARNING")
+    assert record_at(data, b"ValueError").at is None
