@@ -20,10 +20,11 @@ _NAME = r"(?:[A-Za-z_]\w*\.)*(?:<locals>\.)?[A-Za-z_]\w*"
 _RAISED = re.compile(rf"(?P<type>{_NAME})(?:\((?P<inner>{_NAME})\))?(?::(?: (?P<message>.*))?)?$")
 # By its name alone a line is one: frames need not stand above it, and torchrun indents it.
 _EXCEPTION = re.compile(r"(?:Error|Exception)$")
+_ALONE = re.compile(rf"{_NAME}(?:\({_NAME}\))?(?::|$)")
 _FRAME = re.compile(r"\s*(?:\|\s*)*File \"|.*\bFile \"[^\"\n]*\", line \d+")
 _SNIPPET = re.compile(r"\[Rank (\d+)[\d,]* Error Snippet")
-_ROOT = re.compile(r"Root Cause \(first observed failure\)")
-_IGNORED = re.compile(r"Exception ignored in")
+_ROOT = "Root Cause (first observed failure)"
+_IGNORED = "Exception ignored in"
 # Steering, not failing: what was raised meanwhile is the failure.
 _STEERING = frozenset(
     [
@@ -134,11 +135,15 @@ def innermost(text: str) -> Cause | None:
 
     Linear in its first 32 KB. Never raises.
     """
-    lines = text[:WINDOW].split("\n")[:_LINES]
+    text = text[:WINDOW]
+    if "\n" not in text and not _ALONE.match(text):
+        return None
+    lines = text.split("\n", _LINES)[:_LINES]
     found = [r for r in _raised(lines) if not r.steers]
-    roots = [i for i, line in enumerate(lines) if _ROOT.search(line)]
-    if roots:  # torchrun says whose came first
-        found = [r for r in found if r.line > roots[0]] + [r for r in found if r.line < roots[0]]
+    root = text.find(_ROOT)
+    if root >= 0:  # torchrun says whose came first
+        below = text.count("\n", 0, root)
+        found = [r for r in found if r.line > below] + [r for r in found if r.line < below]
     real = next((r for r in found if not r.carries and not r.echoes), None)
     if real is not None:
         return Cause(real.type, real.message[:MESSAGE], real.line, real.rank)
@@ -155,15 +160,14 @@ def _raised(lines: Sequence[str]) -> Iterator[_Raised]:
     """Yield the exceptions' own lines, in their order."""
     in_body, ignored, rank = False, False, ""
     for number, line in enumerate(lines):
+        if 'File "' in line and _FRAME.match(line):
+            in_body = True
+            continue
         own = line[_end_of_margin(line) :]
         snippet = _SNIPPET.match(own)
         if snippet:
             rank, in_body = snippet[1], False
-        if _IGNORED.match(own):
-            ignored = True
-        if _FRAME.match(line):
-            in_body = True
-            continue
+        ignored = ignored or own.startswith(_IGNORED)
         match = _RAISED.match(own.rstrip())
         if match is None or not _is_exception(line, match, in_body=in_body):
             in_body = in_body or HEADER.match(line) is not None
@@ -176,7 +180,7 @@ def _raised(lines: Sequence[str]) -> Iterator[_Raised]:
 
 
 def _end_of_margin(line: str) -> int:
-    match = _MARGIN.match(line)
+    match = _MARGIN.match(line) if line[:1] in " |" else None
     return match.end() if match else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from raywatch.core.causes import Cause, innermost
 from raywatch.core.signatures import Ruleset, Signature
@@ -54,7 +54,8 @@ _SUBJECT_KEYS: Mapping[str, tuple[str, ...]] = {
     "run": ("run_name", "submission_id", "job_id"),
     "device": ("device", "pid"),
 }
-_MAY_RAISE = re.compile(r"Error|Exception|Traceback")
+_SURVIVED = re.compile(r"(?i)\bretry|\bignor|\brecover|fall(?:ing)? back|\bskip|try again")
+_RAISING = ("Error", "Exception", "Traceback")  # no exception is told without one of them
 _DECISIONS = frozenset(["train_failed", "train_restarted"])  # the controller's alone
 _SNIPPET = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]", re.MULTILINE)
 _NOBODY = re.compile(r"(?:0+|f+)\Z")  # Ray's nil ids; 0f000000 is a job, the 15th
@@ -65,7 +66,7 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
     findings: dict[str, Finding] = {}
     facts: list[Fact] = []
     found = zip(record.signatures, record.hit_lines, record.hit_numbers, strict=True)
-    cause = innermost(record.text) if _MAY_RAISE.search(record.text) else None
+    cause = innermost(record.text) if any(map(record.text.__contains__, _RAISING)) else None
     for number, line, at_line in found:
         signature = ruleset.signatures[number]
         if not signature.applies_to(record.source.component) or signature.excluded_by(record):
@@ -85,7 +86,9 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
         best = findings.get(candidate.class_id)
         if best is None or (candidate.trust, candidate.confidence) > (best.trust, best.confidence):
             findings[candidate.class_id] = candidate
-    return tuple(_without_generic(findings, record, ruleset)), tuple(facts)
+    if len(findings) > 1:
+        findings = _without_generic(findings, record, ruleset)
+    return tuple(findings.values()), tuple(facts)
 
 
 def _raised(cause: Cause, fields: Mapping[str, str], *, of_user: bool) -> dict[str, str]:
@@ -99,9 +102,11 @@ def _raised(cause: Cause, fields: Mapping[str, str], *, of_user: bool) -> dict[s
 
 
 def _is_no_failure(record: Record, cause: Cause) -> bool:
-    """Say whether a traceback was only logged, is Ray's to explain, or a copy of what a worker printed."""
+    """Say whether a traceback was logged and got over, is Ray's to explain, or a copy of what a worker printed."""
     copied = "stream_pid" in record.fields and record.source.component != "unknown"
-    return copied or record.level[:1] in ("W", "I", "D") or cause.type.startswith("ray.exceptions.")
+    # Any line may stand right above the last words of a program: its level alone says nothing.
+    survived = record.level[:1] in ("W", "I", "D") and _SURVIVED.search(record.text, 0, 1000)
+    return copied or bool(survived) or cause.type.startswith("ray.exceptions.")
 
 
 def _line_of(record: Record, cause: Cause) -> tuple[str, int]:
@@ -111,20 +116,18 @@ def _line_of(record: Record, cause: Cause) -> tuple[str, int]:
 
 
 def _without_generic(
-    findings: Mapping[str, Finding], record: Record, ruleset: Ruleset
-) -> Iterable[Finding]:
+    findings: dict[str, Finding], record: Record, ruleset: Ruleset
+) -> dict[str, Finding]:
     """Leave the generic finding out where another one names a root, or explains the very line of the cause."""
     generic = next((f for f in findings.values() if f.signature == GENERIC), None)
     if generic is None:
-        return findings.values()
-    others = [f for f in findings.values() if f is not generic]
+        return findings
+    others = {name: f for name, f in findings.items() if f is not generic}
+    used = {f.signature for f in others.values()}
     hits = zip(record.signatures, record.hit_numbers, strict=True)
-    used = {f.signature for f in others}
     explained = {n for s, n in hits if ruleset.signatures[s].id in used}
-    if generic.evidence.line in explained:
-        return others
-    rooted = any(ruleset.classes[f.class_id].role == "root" for f in others)
-    return others if rooted else findings.values()
+    rooted = any(ruleset.classes[name].role == "root" for name in others)
+    return others if rooted or generic.evidence.line in explained else findings
 
 
 def _fields(record: Record, signature: Signature) -> dict[str, str]:

@@ -19,6 +19,7 @@ _PREFIX = (
     r"|\[(?:rank|default|trainer)(?P<rank>\d+)\]:|\[(?:\d+,)?(?P<slot>\d+)\]<std(?:err|out)>:)"
 )
 STREAM = re.compile(rf"(?:{_PREFIX} ?)+")
+MARKS = ("(", "[")  # what it begins with
 _COLOUR = r"(?:\x1b\[[0-9;?]*[A-Za-z])*"
 STREAM_BYTES = re.compile(
     rf"(?:{_COLOUR}{re.sub(r'[?]P<[a-z]+>', '?:', _PREFIX)}{_COLOUR} ?)+".encode()
@@ -59,5 +60,5 @@ def is_indented(text: str) -> bool:
 
 def bare(line: str) -> str:
     """Take a stream prefix off the start of a line without colours."""
-    match = STREAM.match(line)
+    match = STREAM.match(line) if line[:1] in MARKS else None
     return line[match.end() :] if match else line

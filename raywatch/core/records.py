@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, tzinfo
 from typing import NamedTuple
 
-from raywatch.core.prefixes import ANSI, CPP, PYTHON, STREAM, STREAM_BYTES, bare, starts_record
+from raywatch.core.prefixes import ANSI, CPP, PYTHON, STREAM, bare, starts_record
 from raywatch.core.tracebacks import (
     MAX_LINES,
     MAX_RECORD,
@@ -64,11 +64,11 @@ def join(
             knot.add(hit)
             continue
         if knot is not None:
-            records += knot.records(tz, last_at, numbers)
+            records += [_record(chunk, p, knot, tz, last_at, numbers=numbers) for p in knot.parts]
             floor = knot.end
-        knot = _Knot(chunk, hit, floor)
+        knot = _Knot(chunk, _span(chunk, hit, floor), floor)
     if knot is not None:
-        records += knot.records(tz, last_at, numbers)
+        records += [_record(chunk, p, knot, tz, last_at, numbers=numbers) for p in knot.parts]
     return records
 
 
@@ -82,42 +82,38 @@ class _Part(NamedTuple):
 
 
 class _Knot:
-    """The record around a hit, with the records of other processes that lie between its lines.
+    """A record, and where its text is undated those of other processes that lie between its lines.
 
-    Most are one record. All of a knot have its bounds, so that none is read twice or waits for another one.
+    All of a knot have its bounds, so that none is read twice or waits for another one.
     """
 
-    def __init__(self, chunk: Chunk, hit: Hit, floor: int) -> None:
+    __slots__ = ("_chunk", "_floor", "end", "parts", "start")
+
+    def __init__(self, chunk: Chunk, part: _Part, floor: int) -> None:
         self._chunk, self._floor = chunk, floor
-        self._parts = [_span(chunk, hit, floor)]
-        self.start, self.end = self._parts[0].start, self._parts[0].end
+        self.start, self.end, _, _ = part
+        self.parts = [part]  # its records, in the order in which they begin
 
     def add(self, hit: Hit) -> None:
         """Take in a hit that lies in it."""
-        first = self._parts[0]
-        if first.own is None:
-            first.hits.append(hit)
+        floor = self._floor
+        if self.parts[0].own is None:
+            self.parts[0].hits.append(hit)
             return
         stream = line_of(self._chunk.data, hit.start, hit.end).stream
-        floor = self._floor
-        for part in self._parts:
+        for part in self.parts:
             if part.own is not None and part.own.stream == stream:
                 if hit.start < part.end:
                     part.hits.append(hit)
                     return
-                floor = part.end
+                floor = max(floor, part.end)
         part = _span(self._chunk, hit, floor)
         self.start = min(self.start, part.start)
         if part.end - self.start <= MAX_RECORD:
             self.end = max(self.end, part.end)
         # What lies behind the knot belongs to others.
-        self._parts.append(part._replace(end=min(part.end, self.end)))
-
-    def records(self, tz: tzinfo, last_at: float | None, numbers: LineNumbers) -> list[Record]:
-        """Read them, in the order in which they begin."""
-        parts = sorted(self._parts, key=lambda p: p.start)
-        bounds = (self.start, self.end)
-        return [_record(self._chunk, p, bounds, tz, last_at, numbers=numbers) for p in parts]
+        self.parts.append(part._replace(end=min(part.end, self.end)))
+        self.parts.sort(key=lambda p: p.start)
 
 
 class LineNumbers:
@@ -170,7 +166,7 @@ def _end_of_dated(data: bytes, at: int) -> int:
 def _record(
     chunk: Chunk,
     part: _Part,
-    bounds: tuple[int, int],
+    knot: _Knot,
     tz: tzinfo,
     last_at: float | None,
     *,
@@ -186,7 +182,7 @@ def _record(
     return Record(
         source=chunk.source,
         file=chunk.file,
-        offset=chunk.offset + bounds[0],
+        offset=chunk.offset + knot.start,
         line=numbers.of(start),
         text=text,
         at=at if at is not None else last_at,
@@ -195,7 +191,7 @@ def _record(
         signatures=tuple(h.signature for h in hits),
         hit_lines=tuple(_shown(chunk.data[h.start : h.end]) for h in hits),
         hit_numbers=tuple(numbers.of(h.start) for h in hits),
-        end=chunk.offset + bounds[1],
+        end=chunk.offset + knot.end,
         copied=copied,
         rows=tuple(map(numbers.of, places)),
     )
@@ -213,17 +209,18 @@ def _read(
         if parsed:
             return (*parsed, False)
     plain = ANSI.sub(b"", raw)
-    prefix = STREAM_BYTES.match(plain)
-    head = plain[prefix.end() :] if prefix else plain
-    match = CPP.match(head) or PYTHON.match(head)
+    match = CPP.match(plain) or PYTHON.match(plain)
     told = plain.decode(errors="replace")
+    stream = None if match else STREAM.match(told)
+    if stream:
+        head = told[stream.end() : stream.end() + 64].encode()
+        match = CPP.match(head) or PYTHON.match(head)
     joined = "\n".join(map(bare, told.split("\n"))).replace("\r", "")
-    repeated = _REPEATED.search(joined)
+    repeated = _REPEATED.search(joined) if "[repeated " in joined else None
     text = _REPEATED.sub("", joined) if repeated else joined
     fields = dict(_PAIR.findall(text))
     if repeated:
         fields["repeated"] = repeated[1]
-    stream = STREAM.match(told)
     if stream:
         fields |= {f"stream_{k}": v for k, v in stream.groupdict().items() if v}
     at = _unix(match["time"], tz) if match else _signal_time(text)

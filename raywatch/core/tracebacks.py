@@ -10,6 +10,7 @@ from raywatch.core.prefixes import (
     ANSI,
     CHAIN,
     HEADER,
+    MARKS,
     STREAM,
     STREAM_BYTES,
     is_indented,
@@ -18,6 +19,9 @@ from raywatch.core.prefixes import (
 
 MAX_RECORD = 65_536  # bytes of one record that are kept
 MAX_LINES = 400
+# First characters, which spare most lines the regular expressions.
+_OPENING, _CHAINING = " |+TErA", "DT["
+_HEADS = "[{0123456789IWEF"  # what a dated line or an object begins with
 _GROUP_END = re.compile(r" *\+-{20,}\s*\Z")
 
 
@@ -32,17 +36,17 @@ class Line(NamedTuple):
     @property
     def dated(self) -> bool:
         """Whether it opens a record of its own, behind the prefix of its process or without one."""
-        return starts_record(self.text[:64].encode())
+        return self.text[:1] in _HEADS and starts_record(self.text[:64].encode())
 
     @property
     def opens(self) -> bool:
         """Whether a traceback begins with it."""
-        return HEADER.match(self.text) is not None
+        return self.text[:1] in _OPENING and HEADER.match(self.text) is not None
 
     @property
     def chains(self) -> bool:
         """Whether it leads from one traceback to the next."""
-        return CHAIN.match(self.text) is not None
+        return self.text[:1] in _CHAINING and CHAIN.match(self.text) is not None
 
 
 def eol(data: bytes, start: int) -> int:
@@ -54,7 +58,7 @@ def eol(data: bytes, start: int) -> int:
 def line_of(data: bytes, start: int, end: int) -> Line:
     """Read one line of undated text, its first 4 KB."""
     raw = ANSI.sub(b"", data[start : min(end, start + 4096)]).rstrip(b"\r").decode(errors="replace")
-    match = STREAM.match(raw)
+    match = STREAM.match(raw) if raw[:1] in MARKS else None
     return Line(start, end, raw[match.end() :] if match else raw, match[0].strip() if match else "")
 
 
@@ -128,11 +132,9 @@ def traceback_start(own: Line, above: Above) -> int:
         elif is_indented(line.text) or line.chains or (seen_body and _leads_on(line, above)):
             continue
         else:
-            return (
-                line.start
-                if first.opens and line.end + 1 == first.start and line.dated
-                else first.start
-            )
+            if line.end + 1 == first.start and line.dated and first.opens:
+                return line.start
+            break
     return first.start
 
 
@@ -145,6 +147,9 @@ def _leads_on(line: Line, above: Above) -> bool:
 def traceback_end(data: bytes, own: Line, start: int) -> int:
     """Find where it ends: indented lines, then the exception's own line, then chained ones."""
     in_body = own.opens or (is_indented(own.text) and start < own.start)
+    raised = (
+        not in_body and start < own.start
+    )  # what begins behind an exception is another traceback
     end, at = own.end, own.end
     before = newline_before(data, own)
     for _ in range(MAX_LINES):
@@ -157,15 +162,16 @@ def traceback_end(data: bytes, own: Line, start: int) -> int:
             continue
         if line.dated:
             break
-        if line.opens or line.chains:
-            in_body = line.opens or in_body
-            end = at
+        if line.chains:
+            raised, end = False, at
+        elif line.opens and not raised:
+            in_body, end = True, at
         elif line.text.strip() and is_indented(line.text):
             in_body, end = in_body and not _GROUP_END.match(line.text), at
         elif not line.text.strip():
             continue
         elif in_body:
-            in_body, end = False, at
+            in_body, raised, end = False, True, at
         else:
             break
     return end

@@ -175,3 +175,13 @@ def test_a_logger_that_writes_a_traceback_dates_it():
 
     assert (record.at, record.level) == (pytest.approx(1795418461.5), "WARNING")
     assert record_at(data, b"ValueError").at is None
+
+
+def test_a_traceback_right_behind_another_is_a_record_of_its_own():
+    """Of one process, whatever others wrote between them; only a chain joins."""
+    trace = b"[rank0]: Traceback (most recent call last):\n[rank0]:   File 'a'\n[rank0]: KeyError: %d\n"
+    data = trace % 1 + b"[rank1]: step\n" + trace % 2
+
+    assert record_at(data, b"KeyError: 1").text.endswith("KeyError: 1")
+    assert record_at(data, b"KeyError: 2").text.startswith("Traceback")
+    assert record_at(data, b"KeyError: 2").line == 15
