@@ -105,7 +105,8 @@ def _proof(best: Finding, width: int) -> list[str]:
 
 def _fields(best: Finding) -> list[str]:
     """Show what was captured and does not stand in the line itself."""
-    known = {k: v for k, v in best.fields.items() if v not in best.evidence.text}
+    shown = told(best.evidence.text)
+    known = {k: v for k, v in best.fields.items() if v not in shown}
     rows: list[str] = []
     if "message" in known and "exception" in best.fields:
         raised = f"raised: {best.fields['exception']}: {known['message']}"

@@ -16,6 +16,7 @@ from raywatch.reading import Read, Stream, examine_stream
 
 _BLOCK = 1 << 18  # bytes taken at a time
 HEAD = 4 << 20  # bytes of a stream that are kept, to be shown
+_SAMPLE = 1 << 16  # bytes of a stream that say what its layers are
 _LINE = 1 << 20  # bytes of a line that are kept together
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -34,8 +35,12 @@ _UNUSUAL = re.compile(
 class Unwrapped:
     """Bytes of a stream, in UTF-8, without its layers."""
 
-    def __init__(self, raw: Stream) -> None:
-        """Read the first block, which says what the layers are."""
+    def __init__(self, raw: Stream, *, pasted: bool = True) -> None:
+        """Read the first block, which says what the layers are.
+
+        `pasted`: what people, terminals and web pages do to lines is undone too, where there are no layers.
+        """
+        self._pasted = pasted
         self._raw, self._buffer = raw, memoryview(bytearray(_BLOCK))
         self._left = b""  # of the stream: a line that is not whole yet
         self._ready = b""  # to be given
@@ -47,7 +52,7 @@ class Unwrapped:
             None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)("replace")
         )
         self._left = self._decoded(head[len(bom) :])
-        self._wrapping = Wrapping(self._left[: 1 << 16].decode(errors="replace"))
+        self._wrapping = Wrapping(self._left[:_SAMPLE].decode(errors="replace"))
         self._line = self._own = 1  # the next line, there and here
         self._known: list[tuple[int, int]] = [
             (1, 1)
@@ -109,7 +114,7 @@ class Unwrapped:
         if self._ended or not cut:
             cut = len(data)
         whole, self._left = data[:cut], data[cut:]
-        if self.layers or _UNUSUAL.search(whole):
+        if self.layers or (self._pasted and _UNUSUAL.search(whole)):
             self._ready += self._unwrapped(whole)
         else:
             self._ready += whole
@@ -149,6 +154,11 @@ class Unwrapped:
             self._own += 1
         self._line += 1
         return texts
+
+
+def has_layers(head: bytes) -> bool:
+    """Say whether something stands before each line of a text that begins so."""
+    return Wrapping(head[:_SAMPLE].decode(errors="replace")).layers > 0
 
 
 def examine_unwrapped(engine: Engine, source: Source, stream: Unwrapped, tz: tzinfo) -> Read:

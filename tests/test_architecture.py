@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "examining": {"model", "core", "pipeline"},
     "compiled": {"core"},
     "pipeline": {"model", "core", "collect", "compiled", "resources"},
-    "pieces": {"model", "collect", "archive", "nodes", "pipeline", "reading"},
+    "pieces": {"model", "collect", "archive", "nodes", "pipeline", "reading", "unwrapped"},
     "spread": {"archive", "pieces", "pipeline", "processes"},
     "processes": {"archive", "pieces", "pipeline"},
 }

@@ -24,7 +24,7 @@ _ALONE = re.compile(rf"{_NAME}(?:\({_NAME}\))?(?::|$)")
 _FRAME = re.compile(r"\s*(?:\|\s*)*File \"|.*\bFile \"[^\"\n]*\", line \d+")
 _SNIPPET = re.compile(r"\[Rank (\d+)[\d,]* Error Snippet")
 _ROOT = "Root Cause (first observed failure)"
-_IGNORED = "Exception ignored in"
+_IGNORED = "Exception ignored "
 # Steering, not failing: what was raised meanwhile is the failure.
 _STEERING = frozenset(
     [

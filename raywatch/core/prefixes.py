@@ -27,7 +27,7 @@ STREAM_BYTES = re.compile(
 # A traceback begins, or goes on in another process.
 _HEADER = (
     r"[ |+]*(?:Exception Group )?Traceback \(most recent call last\):"
-    r"|ray\.exceptions\.Ray(?:Task|Actor)Error[(:]|ray::|Exception raised in creation task: |Exception ignored in"
+    r"|ray\.exceptions\.Ray(?:Task|Actor)Error[(:]|ray::|Exception raised in creation task: |Exception ignored (?:in|on)\b"
     r"|(?:ray\.exceptions\.)?ActorDiedError: The actor died because of an error raised in its creation task"
 )
 # What leads from one traceback of a record to the next.

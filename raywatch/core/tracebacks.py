@@ -22,6 +22,7 @@ MAX_LINES = 400
 # First characters, which spare most lines the regular expressions.
 _OPENING, _CHAINING = " |+TErA", "DT["
 _HEADS = "[{0123456789IWEF"  # what a dated line or an object begins with
+_RAISED = re.compile(r"[A-Za-z_][\w.]{0,200}(?:Error|Exception)(?:\(\w+\))?: ")
 _GROUP_END = re.compile(r" *\+-{20,}\s*\Z")
 
 
@@ -131,6 +132,8 @@ def traceback_start(own: Line, above: Above) -> int:
             first, seen_body = line, True
         elif is_indented(line.text) or line.chains or (seen_body and _leads_on(line, above)):
             continue
+        elif first is own and own.text.startswith("\t") and _RAISED.match(line.text):
+            first, seen_body = line, True  # Ray tells below its exceptions whom they are about
         else:
             if line.end + 1 == first.start and line.dated and first.opens:
                 return line.start
@@ -146,7 +149,8 @@ def _leads_on(line: Line, above: Above) -> bool:
 
 def traceback_end(data: bytes, own: Line, start: int) -> int:
     """Find where it ends: indented lines, then the exception's own line, then chained ones."""
-    in_body = own.opens or (is_indented(own.text) and start < own.start)
+    is_frame = is_indented(own.text) and not own.text.startswith("\t")
+    in_body = own.opens or (is_frame and start < own.start)
     raised = (
         not in_body and start < own.start
     )  # what begins behind an exception is another traceback

@@ -179,9 +179,25 @@ def test_a_logger_that_writes_a_traceback_dates_it():
 
 def test_a_traceback_right_behind_another_is_a_record_of_its_own():
     """Of one process, whatever others wrote between them; only a chain joins."""
-    trace = b"[rank0]: Traceback (most recent call last):\n[rank0]:   File 'a'\n[rank0]: KeyError: %d\n"
+    trace = (
+        b"[rank0]: Traceback (most recent call last):\n[rank0]:   File 'a'\n[rank0]: KeyError: %d\n"
+    )
     data = trace % 1 + b"[rank1]: step\n" + trace % 2
 
     assert record_at(data, b"KeyError: 1").text.endswith("KeyError: 1")
     assert record_at(data, b"KeyError: 2").text.startswith("Traceback")
     assert record_at(data, b"KeyError: 2").line == 15
+
+
+def test_what_ray_tells_below_an_exception_belongs_to_it():
+    """Lines with a tab say whom it is about, also where only they are hit."""
+    data = (
+        b"step\nTraceback (most recent call last):\n  File 'a', line 1\n"
+        b"ray.exceptions.ActorDiedError: The actor died because its node has died. Node Id: ab12\n"
+        b"\tthe actor's node was preempted: spot interruption notice\nstep\n"
+    )
+
+    assert record_at(data, b"preempted").text == data.decode().removeprefix("step\n").removesuffix(
+        "\nstep\n"
+    )
+    assert record_at(b"step: 3\n\ttab\n", b"tab").text == "\ttab"
