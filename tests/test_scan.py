@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raywatch.archive import Guarded, no_tick
@@ -76,6 +76,7 @@ PARTS = {
 }
 
 
+@settings(deadline=None)
 @given(
     parts=st.lists(st.sampled_from(sorted(PARTS)), max_size=12),
     span=st.integers(64, 4_000),

@@ -19,6 +19,7 @@ from raywatch.core.prefixes import (
 
 MAX_RECORD = 65_536  # bytes of one record that are kept
 MAX_LINES = 400
+_MARKED = (b"\n(", b"\n[", b"\n\x1b")  # before a line that another process may have written
 # First characters, which spare most lines the regular expressions.
 _OPENING, _CHAINING = " |+TErA", "DT["
 _HEADS = "[{0123456789IWEF"  # what a dated line or an object begins with
@@ -183,7 +184,12 @@ def traceback_end(data: bytes, own: Line, start: int) -> int:
 
 def own_lines(data: bytes, own: Line, start: int, end: int) -> list[int]:
     """Return where the lines of a part of a text begin that are of one process; empty where all are."""
-    if data.find(b"\n", start, end) < 0:
+    text = data[start:end]
+    if own.stream:
+        others = text.count(b"\n") > text.count(newline_before(data, own))
+    else:
+        others = any(mark in text for mark in _MARKED)
+    if not others:
         return []
     kept: list[int] = []
     at, count = start, 0
