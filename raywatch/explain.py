@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timezone
 from typing import TypedDict
 
 from raywatch.archive import ArchiveError, Guarded, Member, members
-from raywatch.core.view import resume_words
-from raywatch.model import FailureClass, Finding, Source
+from raywatch.core.classify import standing
+from raywatch.core.templates import apart
+from raywatch.explained import Answer, render
+from raywatch.model import FailureClass, Finding, Scope, Source
 from raywatch.pipeline import Engine, load_engine
-from raywatch.reading import examine_stream
-from raywatch.runbooks import pointer
-from raywatch.terminal import safe, told
+from raywatch.unwrapped import Unwrapped, examine_unwrapped
 
-_ROLES = {"root": 3, "symptom": 2, "warning": 1, "benign": 0}
+# What is wider explains more; an actor dies with its worker, a run or job with either.
+_BREADTH: Mapping[Scope, int] = {"cluster": 4, "node": 3, "device": 2, "worker": 2, "actor": 1}
+# How a node ends that was told to go: whatever its last line says, it was taken.
+_TAKEN = frozenset(
+    ["node_lost", "node_partitioned", "raylet_crash", "node_terminated_expected", "node_unhealthy"]
+)
+_NOTICE, _TAKEN_BY_CLOUD, _PLANNED = (
+    "preemption_notice",
+    "spot_preemption",
+    "node_terminated_expected",
+)
 
 AlsoJson = TypedDict("AlsoJson", {"class": str, "signature": str, "line": int, "text": str})
 ExplanationJson = TypedDict(
@@ -38,12 +48,16 @@ ExplanationJson = TypedDict(
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What one text says: its best finding, the others, and the class of the best (None: nothing failed)."""
+    """What one text says: its best finding, the others, and the class of the best (None: nothing failed).
+
+    `answer` is what is shown to a person besides.
+    """
 
     file: str
     best: Finding | None
     failure: FailureClass | None
     others: tuple[Finding, ...]
+    answer: Answer
 
 
 def explain_files(files: Sequence[str], *, rules: Sequence[str] = ()) -> list[Explanation]:
@@ -62,23 +76,49 @@ def _texts(files: Sequence[str]) -> Iterator[Member]:
 
 def _explain(engine: Engine, text: Member) -> Explanation:
     label = text.path
+    stream = Unwrapped(text.stream)
     source = Source(path=label, component="unknown")
-    seen = examine_stream(engine, source, text.stream, timezone.utc)
+    seen = examine_unwrapped(engine, source, stream, timezone.utc)
     if text.stream.why:
         raise ArchiveError(f"{label}: {text.stream.why}")
     classes = engine.ruleset.classes
 
-    def rank(finding: Finding) -> tuple[int, int, float, int]:
-        role = _ROLES[classes[finding.class_id].role]
-        return role, int(finding.trust), finding.confidence, -finding.evidence.line
+    def rank(finding: Finding) -> tuple[int, int, int, float, int]:
+        failure = classes[finding.class_id]
+        explains = (
+            standing(failure.role, finding.trust),
+            int(finding.trust),
+            _BREADTH.get(failure.scope, 0),
+        )
+        return *explains, finding.confidence, -finding.evidence.line
 
-    ordered = sorted(seen.findings, key=rank, reverse=True)
-    telling = [f for f in ordered if classes[f.class_id].role != "benign"]
-    if not telling:
-        return Explanation(label, None, None, ())
-    best = telling[0]
-    others = {f.class_id: f for f in reversed(telling[1:]) if f.class_id != best.class_id}
-    return Explanation(label, best, classes[best.class_id], tuple(reversed(others.values())))
+    telling = sorted(_telling(seen.findings, classes), key=rank, reverse=True)
+    best = telling[0] if telling else None
+    others = {f.class_id: f for f in reversed(telling[1:]) if best and f.class_id != best.class_id}
+    titles = {s.id: s.title for s in engine.ruleset.signatures}
+    answer = Answer(
+        file=label,
+        best=best,
+        classes=classes,
+        others=tuple(reversed(others.values())),
+        title=titles.get(best.signature, "") if best else "",
+        lines=stream.lines,
+        known=sum(f.count for f in seen.findings) + len(seen.facts),
+        beginning=stream.head,
+    )
+    return Explanation(label, best, classes[best.class_id] if best else None, answer.others, answer)
+
+
+def _telling(findings: Iterable[Finding], classes: Mapping[str, FailureClass]) -> Sequence[Finding]:
+    """Leave out what is no failure; a node that was told to go and then ends was taken."""
+    known, unknown = apart(findings)
+    found = [f for f in known if classes[f.class_id].role != "benign"] or ([] if known else unknown)
+    notice = next((f for f in found if f.class_id == _NOTICE), None)
+    if notice is not None and any(f.class_id in _TAKEN for f in found):
+        found.append(replace(notice, class_id=_TAKEN_BY_CLOUD))
+    hurt = any(classes[f.class_id].role == "symptom" for f in found)
+    # A planned end is a failure only of what it took with it.
+    return [f for f in found if hurt or f.class_id != _PLANNED]
 
 
 def explain_exit_code(explanations: Sequence[Explanation]) -> int:
@@ -121,25 +161,4 @@ def render_explanations(explanations: Sequence[Explanation], *, as_json: bool) -
     """Write explanations for people, or one JSON object a file and line."""
     if as_json:
         return "\n".join(json.dumps(explanation_json(e)) for e in explanations)
-    return "\n\n".join(_render(e) for e in explanations)
-
-
-def _render(explanation: Explanation) -> str:
-    best, failure = explanation.best, explanation.failure
-    if best is None or failure is None:
-        return f"{safe(explanation.file)}: none. No signature says that anything failed here."
-    rows = [
-        f"{safe(explanation.file)}: {best.class_id} ({failure.role}, confidence {best.confidence:.1f})",
-        f"  {failure.title}",
-        f"  line {best.evidence.line}: {safe(told(best.evidence.text), 300)}",
-    ]
-    shown = {k: v for k, v in best.fields.items() if k not in ("path", "session", "node")}
-    if shown:
-        rows.append("  " + "  ".join(f"{k}={safe(v, 60)}" for k, v in shown.items()))
-    rows += [
-        f"  also {f.class_id}, line {f.evidence.line}: {safe(told(f.evidence.text), 160)}"
-        for f in explanation.others
-    ]
-    rows.append(f"  resume: {resume_words(failure.resume)}")
-    page = pointer(failure.id)
-    return "\n".join([*rows, f"  {page}"] if page else rows)
+    return "\n\n".join(render(e.answer) for e in explanations)

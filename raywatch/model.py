@@ -163,6 +163,7 @@ class Record:
     hit_numbers: tuple[int, ...]  # their line numbers in the file, from 1
     end: int = 0  # offset in the file just behind its last line
     copied: bool = False  # a copy of another process's words (driver prefix, TrainHead)
+    rows: Sequence[int] = ()  # the numbers of its lines, where lines of others lie between them
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from raywatch.model import Fact, Finding, RaywatchError
 from raywatch.nodes import node_of_raylet
 from raywatch.pipeline import Engine
 from raywatch.reading import BUFFER, examine_stream, newlines_of
+from raywatch.unwrapped import Unwrapped, examine_unwrapped, has_layers
 
 SPAN = 1 << 26  # bytes of one piece of a large file
 _FEW = 8 << 20  # bytes of small files that go together
@@ -103,7 +104,7 @@ def _parts(file: str, size: int, span: int) -> Iterator[Piece]:
         return
     try:
         with Plain(file) as stream:
-            if is_binary(stream.head()):
+            if is_binary(stream.head()) or _is_wrapped(file, stream.head()):
                 yield Piece(file, size)
                 return
             begin = 0
@@ -113,6 +114,12 @@ def _parts(file: str, size: int, span: int) -> Iterator[Piece]:
                 begin = end
     except OSError:
         yield Piece(file, 0)  # who reads it will say why it cannot be read
+
+
+def _is_wrapped(file: str, head: bytes) -> bool:
+    """Say whether a file of an unknown kind is read without what stands before its lines, which needs its beginning."""
+    source = describe(file)
+    return source is not None and source.component == "unknown" and has_layers(head)
 
 
 def _line_start(stream: Plain, at: int, size: int) -> int:
@@ -141,7 +148,10 @@ def _examine(
     source = describe(path) if path.rpartition("/")[2] not in _SKIP else None
     if source is not None:
         unknown = replace(source, node="")  # `nodes` tell it, once all are known
-        seen = examine_stream(engine, unknown, stream, zone, span=piece.span, buffer=buffer)
+        if source.component == "unknown" and piece.span is None:
+            seen = examine_unwrapped(engine, unknown, Unwrapped(stream, pasted=False), zone)
+        else:
+            seen = examine_stream(engine, unknown, stream, zone, span=piece.span, buffer=buffer)
         report.lines = seen.lines
         report.findings += seen.findings
         report.facts += seen.facts

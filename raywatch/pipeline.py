@@ -12,9 +12,10 @@ from typing import NamedTuple
 from raywatch.compiled import Narrow, cache_folder, load_rules
 from raywatch.core.classify import classify
 from raywatch.core.matcher import Matcher, unpacked
-from raywatch.core.records import MAX_RECORD, LineNumbers, join
+from raywatch.core.records import LineNumbers, join
 from raywatch.core.repeats import Repeats
 from raywatch.core.signatures import Ruleset
+from raywatch.core.tracebacks import MAX_RECORD
 from raywatch.model import Chunk, Component, Fact, Finding, Record
 from raywatch.resources import resource_dir
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 
 from raywatch.model import RaywatchError
 from raywatch.resources import resource_dir
+
+_LINK = re.compile(r"\[([^\]\n]+)\]\([^)\n]+\)")
 
 
 class RunbookError(RaywatchError):
@@ -36,3 +39,17 @@ def runbook_list() -> str:
 def pointer(name: str) -> str:
     """Say how the page of a class is read; empty where it has none."""
     return f"runbook: raywatch runbook {name}" if name in runbook_names() else ""
+
+
+def points(name: str, title: str) -> list[str]:
+    """Return the points of a section of a class's page as plain text; none where there is no such page or section."""
+    if name not in runbook_names():
+        return []
+    _, _, rest = runbook_text(name).partition(f"\n## {title}\n")
+    section = rest.partition("\n## ")[0]
+    return [_plain(p) for p in section.lstrip("- ").split("\n- ")] if section.strip() else []
+
+
+def _plain(markdown: str) -> str:
+    """Take the marks off Markdown: links keep their words."""
+    return " ".join(_LINK.sub(r"\1", markdown).replace("`", "").split())

@@ -39,10 +39,12 @@ MAY_IMPORT = {
     "cli_rules": {"options", "core", "pipeline", "trying"},
     "reading": {"model", "core", "pipeline", "linecount"},
     "pace": {"metrics"},
+    "unwrapped": {"model", "core", "pipeline", "reading"},
+    "explained": {"model", "core", "runbooks", "terminal"},
     "examining": {"model", "core", "pipeline"},
     "compiled": {"core"},
     "pipeline": {"model", "core", "collect", "compiled", "resources"},
-    "pieces": {"model", "collect", "archive", "nodes", "pipeline", "reading"},
+    "pieces": {"model", "collect", "archive", "nodes", "pipeline", "reading", "unwrapped"},
     "spread": {"archive", "pieces", "pipeline", "processes"},
     "processes": {"archive", "pieces", "pipeline"},
 }

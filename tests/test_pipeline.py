@@ -97,7 +97,7 @@ def test_what_more_lines_may_take_back_waits_for_its_end(tmp_path):
 
     assert follower.write(TRACE + "ValueError: no such layer\n", 2.0) == []
     assert follower.look(2.1) == []
-    assert follower.look(2.5) == [("user_exception", 2)]
+    assert follower.look(2.5) == [("user_exception", 5)]
     follower.tailer.close()
 
 

@@ -1,6 +1,7 @@
 """A scan says the same however it is cut, packed, ordered and spread over processes."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raywatch.archive import Guarded, no_tick
@@ -75,6 +76,7 @@ PARTS = {
 }
 
 
+@settings(deadline=None)
 @given(
     parts=st.lists(st.sampled_from(sorted(PARTS)), max_size=12),
     span=st.integers(64, 4_000),
@@ -246,3 +248,27 @@ def test_rules_of_the_user_are_in_force_in_every_process(many, tmp_path):
 
     assert one == two
     assert one.stats["findings"] == 45
+
+
+def test_logs_of_containers_are_read_without_their_prefix(tmp_path):
+    """A kubelet's file: the time is the runtime's, the line the file's."""
+    rows = [
+        "step 1",
+        "Traceback (most recent call last):",
+        '  File "t.py", line 1, in f',
+        "ValueError: bad",
+    ]
+    log = tmp_path / "0.log"
+    log.write_text("".join(f"2026-11-23T07:09:03.5Z stderr F {row}\n" for row in rows))
+    done = subprocess.run(
+        [sys.executable, "-m", "raywatch", "scan", "--json", str(log)],
+        capture_output=True,
+        check=False,
+    )
+    (incident,) = json.loads(done.stdout)["incidents"]
+
+    assert (incident["class"], incident["first_at"]) == (
+        "user_exception",
+        "2026-11-23T07:09:03.500Z",
+    )
+    assert (incident["root"]["line"], incident["root"]["text"]) == (4, "ValueError: bad")

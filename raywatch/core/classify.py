@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
+from raywatch.core.causes import Cause, innermost
 from raywatch.core.signatures import Ruleset, Signature
 from raywatch.model import (
     Component,
@@ -15,6 +16,7 @@ from raywatch.model import (
     FailureClass,
     Finding,
     Record,
+    Role,
     Subject,
     Trust,
 )
@@ -55,18 +57,35 @@ _SUBJECT_KEYS: Mapping[str, tuple[str, ...]] = {
     "run": ("run_name", "submission_id", "job_id"),
     "device": ("device", "pid"),
 }
+_SURVIVED = re.compile(r"(?i)\bretry|\bignor|\brecover|fall(?:ing)? back|\bskip|try again")
+_RAISING = ("Error", "Exception", "Traceback")  # no exception is told without one of them
 _DECISIONS = frozenset(["train_failed", "train_restarted"])  # the controller's alone
 _SNIPPET_END = " Error Snippet]"
 _SNIPPET = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]", re.MULTILINE)
+_STANDING: Mapping[Role, int] = {"root": 3, "symptom": 2, "warning": 1, "benign": 0}
+# What says no more than that a program raised: beside what says why they are left out.
+_GIVING_WAY = frozenset([GENERIC, "task-error", "worker-task-error"])
 _NOBODY = re.compile(r"(?:0+|f+)\Z")  # Ray's nil ids; 0f000000 is a job, the 15th
+
+
+def standing(role: Role, trust: Trust) -> int:
+    """Return how much what a finding says explains: roots most. What only echoes a root's end ranks as a symptom.
+
+    A launcher's "exited with code 1", the SIGABRT behind an error that the process has told: where nothing else is
+    known they name the failure, beside anything better they do not.
+    """
+    if role == "root" and trust <= Trust.NOISE:
+        return _STANDING["symptom"]
+    return _STANDING[role]
 
 
 def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tuple[Fact, ...]]:
     """Return what a record means: a finding for each class in it, and facts. Same input, same output."""
     findings: dict[str, Finding] = {}
     facts: list[Fact] = []
-    found = list(zip(record.signatures, record.hit_lines, record.hit_numbers, strict=True))
-    specific = False
+    judged = False  # whether a traceback was looked at
+    found = zip(record.signatures, record.hit_lines, record.hit_numbers, strict=True)
+    cause = innermost(record.text) if any(map(record.text.__contains__, _RAISING)) else None
     for number, line, at_line in found:
         signature = ruleset.signatures[number]
         if not signature.applies_to(record.source.component) or signature.excluded_by(record):
@@ -75,17 +94,62 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
         if signature.fact:
             facts.append(_fact(record, signature, fields, line, at_line))
             continue
-        specific = specific or (signature.id != GENERIC and signature.class_id != UNKNOWN)
         failure = ruleset.classes[signature.class_id]
+        if cause is not None:
+            fields |= _raised(cause, fields, of_user=failure.group == "user_code")
+        if signature.id == GENERIC:
+            judged = True
+            if cause is None or _is_no_failure(record, cause):
+                continue
+            line, at_line = _line_of(record, cause)  # noqa: PLW2901 - the header says nothing
         candidate = _finding(record, signature, failure, fields=fields, line=line, at_line=at_line)
         best = findings.get(candidate.class_id)
         if best is None or (candidate.trust, candidate.confidence) > (best.trust, best.confidence):
             findings[candidate.class_id] = candidate
-    if specific:
-        findings = {c: f for c, f in findings.items() if f.signature != GENERIC}
-    if len(findings) > 1 or facts:
+    if len(findings) > 1 or facts or judged:
         findings.pop(UNKNOWN, None)
+    if len(findings) > 1:
+        findings = _without_generic(findings, record, ruleset)
     return tuple(findings.values()), tuple(facts)
+
+
+def _raised(cause: Cause, fields: Mapping[str, str], *, of_user: bool) -> dict[str, str]:
+    """Return what a cause adds to a finding's fields; the rank only where the exception is what failed."""
+    said = {"exception": cause.type}
+    if cause.message and "message" not in fields:
+        said["message"] = cause.message
+    if cause.rank and of_user:
+        said["rank"] = cause.rank
+    return said
+
+
+def _is_no_failure(record: Record, cause: Cause) -> bool:
+    """Say whether a traceback was logged and got over, is Ray's to explain, or a copy of what a worker printed."""
+    copied = "stream_pid" in record.fields and record.source.component != "unknown"
+    # Any line may stand right above the last words of a program: its level alone says nothing.
+    survived = record.level[:1] in ("W", "I", "D") and _SURVIVED.search(record.text, 0, 1000)
+    return copied or bool(survived) or cause.type.startswith("ray.exceptions.")
+
+
+def _line_of(record: Record, cause: Cause) -> tuple[str, int]:
+    """Return the line that names a cause, and its number."""
+    rows = record.rows or range(record.line, record.line + cause.line + 1)
+    return record.text.split("\n", cause.line + 1)[cause.line].strip()[:4096], rows[cause.line]
+
+
+def _without_generic(
+    findings: dict[str, Finding], record: Record, ruleset: Ruleset
+) -> dict[str, Finding]:
+    """Leave the generic finding out where another one names a root, or explains the very line of the cause."""
+    generic = next((f for f in findings.values() if f.signature in _GIVING_WAY), None)
+    if generic is None:
+        return findings
+    others = {name: f for name, f in findings.items() if f is not generic}
+    used = {f.signature for f in others.values()}
+    hits = zip(record.signatures, record.hit_numbers, strict=True)
+    explained = {n for s, n in hits if ruleset.signatures[s].id in used}
+    rooted = any(ruleset.classes[name].role == "root" for name in others)
+    return others if rooted or generic.evidence.line in explained else findings
 
 
 def _fields(record: Record, signature: Signature) -> dict[str, str]:
@@ -156,7 +220,7 @@ def _finding(
     line: str,
     at_line: int,
 ) -> Finding:
-    rank = fields.get("rank") or fields.get("world_rank") or ""
+    rank = fields.get("rank") or fields.get("world_rank") or fields.get("stream_rank") or ""
     subject = Subject(
         kind=failure.scope,
         id=next((fields[k] for k in _SUBJECT_KEYS[failure.scope] if fields.get(k)), ""),

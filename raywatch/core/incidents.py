@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from raywatch.core.board import Board
 from raywatch.core.bounds import Memory, bounded_memory
+from raywatch.core.classify import standing
 from raywatch.core.drains import drains_with, proof_of, taken
 from raywatch.core.kinship import (
     BINDING,
@@ -39,7 +40,6 @@ from raywatch.model import (
 
 MAX_WAITING = 64
 MAX_SIZES = 32
-_ROLE_RANK = {"root": 2, "symptom": 1, "warning": 0, "benign": -1}
 _BREADTH = {"cluster": 3, "node": 2}  # what is wider explains more
 _EARLY = frozenset(["node_unhealthy", "preemption_notice"])  # signs of an end, not reasons of one
 
@@ -144,7 +144,7 @@ def _put(
 
 def _rank(class_id: str, trust: Trust, classes: Mapping[str, FailureClass]) -> tuple[int, int, int]:
     failure = classes[class_id]
-    return _ROLE_RANK[failure.role], int(trust), _BREADTH.get(failure.scope, 1)
+    return standing(failure.role, trust), int(trust), _BREADTH.get(failure.scope, 1)
 
 
 def _attach(

@@ -17,7 +17,8 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import NamedTuple
 
-from raywatch.core.records import STREAM_BYTES, LineNumbers, starts_record
+from raywatch.core.prefixes import STREAM_BYTES, continues, starts_record
+from raywatch.core.records import LineNumbers
 from raywatch.core.signatures import Ruleset, Signature
 from raywatch.model import HIT_BITS, Chunk, Record
 
@@ -40,7 +41,6 @@ _NO_DIGITS = bytes(set(range(256)) - set(_DIGITS))
 _DATE = 17  # digits of `2026-11-24 12:00:00,123`
 # Captured names that say who: subjects and entities of core/classify.py.
 _NAMING = re.compile(r"rank|pid|_id$|_ip$|^(?:ip|node|actor|worker|job|run_name|device|session)$")
-_CONTINUES = re.compile(rb"[\s|^\x1b]|\Z|Traceback \(most|During handling of|The above exception")
 _STREAM_BELOW = re.compile(rb"\n" + STREAM_BYTES.pattern)
 _PAIR = re.compile(rb" (?:job_id|worker_id|node_id|actor_id)=[0-9a-f]+")
 _JSON = re.compile(
@@ -60,8 +60,8 @@ def kind_of(head: bytes) -> bytes:
         return _DATED
     stream = STREAM_BYTES.match(head)
     if stream:
-        return _OTHERS_PART if _CONTINUES.match(head, stream.end()) else stream[0]
-    return _PART if _CONTINUES.match(head) else _PLAIN
+        return _OTHERS_PART if continues(head, stream.end()) else stream[0]
+    return _PART if continues(head) else _PLAIN
 
 
 class _Rule:
@@ -416,12 +416,12 @@ class _Streams:
         places = [at + len(prefix) for at in (below, above) if at >= 0]
         if above < 0 < start <= _WINDOW and data.startswith(prefix[1:]):
             places.append(len(prefix) - 1)  # the first line has no newline before it
-        return not any(_CONTINUES.match(data, at) for at in places)
+        return not any(continues(data, at) for at in places)
 
     @cached_property
     def _parts(self) -> list[int]:
         """Where a line of some process goes on with a record of its own."""
         data = self._data
         begun = ((m.start(), m.end()) for m in _STREAM_BELOW.finditer(data))
-        parts = [start for start, end in begun if _CONTINUES.match(data, end)]
+        parts = [start for start, end in begun if continues(data, end)]
         return [0, *parts] if kind_of(data[:_HEAD]) is _OTHERS_PART else parts

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from raywatch.collect.raylogs import describe
-from raywatch.core.records import starts_record
+from raywatch.core.prefixes import starts_record
 from raywatch.model import HIT_BITS, Chunk, Component, FileId, LogFormat, Source
 from raywatch.pipeline import Engine, checked_engine, examine
 

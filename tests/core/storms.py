@@ -40,6 +40,16 @@ PIECES = [
     "[rank{n}]: Traceback (most recent call last):",
     "[rank{n}]:   File x",
     "[rank{n}]: " + OOM,
+    "ray.exceptions.RayTaskError(OutOfMemoryError): ray::f() (pid={n}, ip=10.0.0.{n})",
+    "ray::f() (pid={n}, ip=10.0.0.{n})",
+    "[Rank {n} Error Snippet]:",
+    "  + Exception Group Traceback (most recent call last):",
+    "  | " + OOM,
+    "    +------------------------------------",
+    "[1,{n}]<stderr>: " + OOM,
+    "[1,{n}]<stderr>:Traceback (most recent call last):",
+    "(Map(f, x=[{n}])->Write pid={n}, ip=10.0.0.{n}) " + OOM,
+    "(train pid={n}) 2026-11-24 12:00:0{n},007\tERROR worker.py:1 -- " + OOM,
     "Memory cgroup out of memory: Killed process {n} (python)",
     "cut\r\tin the middle\r",
     "\ufffd\x00 odd",
@@ -60,7 +70,7 @@ def _texts(pieces: list[str]) -> st.SearchStrategy[bytes]:
 
 TEXTS = _texts(PIECES)
 # Where several processes share a file, a record that another one's line follows is taken as whole at a block's end.
-TEXTS_OF_ONE = _texts([p for p in PIECES if not p.startswith(("(", "[rank", "\x1b[36m"))])
+TEXTS_OF_ONE = _texts([p for p in PIECES if not p.startswith(("(", "[rank", "[1,", "\x1b[36m"))])
 NAMES = [
     "gcs_server.out",
     "raylet.out",

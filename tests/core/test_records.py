@@ -80,3 +80,124 @@ def test_a_json_line_is_read():
 def test_bad_bytes_are_read_without_harm(data):
     """Invalid UTF-8, broken JSON and impossible dates give a record without a time."""
     assert record_at(data, data.strip()[-1:]).at is None
+
+
+def test_the_traceback_of_another_process_is_a_record_with_its_own_cause():
+    """The task's frames and its exception belong to the error that Ray raises for it."""
+    data = (
+        b"Traceback (most recent call last):\n  File 'a', line 1, in <module>\n"
+        b"ray.exceptions.RayTaskError(ValueError): ray::f() (pid=411, ip=10.77.0.1)\n"
+        b"  File 'b', line 2, in f\nValueError: boom\nnext\n"
+    )
+    record = record_at(data, b"ray.exc")
+
+    assert record.text == data.decode().removesuffix("\nnext\n")
+    assert record_at(data, b"ValueError: boom").text == record.text
+
+
+def test_ranks_that_write_between_each_other_have_a_record_each():
+    """Two tracebacks line by line: neither text holds a line of the other, and no hit is read twice."""
+    data = (
+        b"[rank0]: Traceback (most recent call last):\n[rank1]: Traceback (most recent call last):\n"
+        b"[rank0]:   File 'a', line 1, in f\n[rank1]:   File 'b', line 1, in f\n"
+        b"[rank1]: KeyError: 'x'\n[rank0]: ValueError: bad\n"
+    )
+    hits = []
+    for number, needle in enumerate(
+        [b"[rank0]: Tr", b"[rank1]: Tr", b"[rank1]: Key", b"[rank0]: Val"]
+    ):
+        at = data.index(needle)
+        hits.append(Hit(number, at, data.index(b"\n", at)))
+    chunk = Chunk(Source("f", "job"), FileId(0, 0), 100, 11, data, 0.0)
+    zero, one = join(chunk, hits, UTC)
+
+    assert (
+        zero.text == "Traceback (most recent call last):\n  File 'a', line 1, in f\nValueError: bad"
+    )
+    assert one.text == "Traceback (most recent call last):\n  File 'b', line 1, in f\nKeyError: 'x'"
+    assert (zero.signatures, one.signatures) == ((0, 3), (1, 2))
+    assert (zero.line, one.line, zero.hit_numbers, one.hit_numbers) == (11, 12, (11, 16), (12, 15))
+    assert (zero.offset, zero.end) == (one.offset, one.end) == (100, 100 + len(data) - 1)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "fields"),
+    [
+        ("(MapBatches(f, x=[1])->Write pid=7, ip=10.0.0.1) ", {"stream_pid": "7"}),
+        ("(pid=7) ", {"stream_pid": "7"}),
+        ("(raylet, ip=10.0.0.1) ", {"stream_name": "raylet", "stream_ip": "10.0.0.1"}),
+        ("(autoscaler +5m2s) ", {"stream_name": "autoscaler"}),
+        ("(RayTrainWorker pid=7) [rank3]: ", {"stream_pid": "7", "stream_rank": "3"}),
+        ("[default3]:", {"stream_rank": "3"}),
+        ("[1,3]<stderr>: ", {"stream_slot": "3"}),
+        ("\x1b[36m(A pid=7)\x1b[0m ", {"stream_pid": "7"}),
+    ],
+)
+def test_the_mark_of_a_process_is_no_part_of_its_words(prefix, fields):
+    """It is told in fields, hides neither a date nor a traceback, and repeats are counted there."""
+    data = (
+        f"{prefix}step\n{prefix}2026-11-23 07:21:01,500\tERROR a.py:1 -- boom [repeated 3x across cluster]\n"
+        f"{prefix}Traceback (most recent call last):\n{prefix}  File 'a', line 1\n{prefix}KeyError: 1\n"
+        f"{prefix}2026-11-23 07:21:02,500\tINFO a.py:1 -- next\n"
+    ).encode()
+    record = record_at(data, b"boom", component="job")
+
+    assert record.text.splitlines()[0].endswith("ERROR a.py:1 -- boom")
+    assert [line.strip() for line in record.text.splitlines()[1:]] == [
+        "Traceback (most recent call last):",
+        "File 'a', line 1",
+        "KeyError: 1",
+    ]
+    assert record.at == pytest.approx(1795418461.5)
+    assert record.fields.items() >= (fields | {"repeated": "3"}).items()
+
+
+def test_an_exception_group_is_one_record():
+    """Its margin and its closing line are parts of it, what follows is not."""
+    data = (
+        b"step\n  + Exception Group Traceback (most recent call last):\n  |   File 'a', line 1, in f\n"
+        b"  | ExceptionGroup: unhandled errors (1 sub-exception)\n  +-+---------------- 1 ----------------\n"
+        b"    | Traceback (most recent call last):\n    |   File 'b', line 1, in g\n    | ValueError: bad\n"
+        b"    +------------------------------------\nstep\n"
+    )
+    record = record_at(data, b"ValueError")
+
+    assert record.text == data.decode().strip("\n").removeprefix("step\n").removesuffix("\nstep")
+
+
+def test_a_logger_that_writes_a_traceback_dates_it():
+    """The line right above it, also in a text that is not dated throughout; no other."""
+    data = (
+        b"2026-11-23 07:21:01,500\tWARNING a.py:1 -- retrying\nTraceback (most recent call last):\n"
+        b"  File 'a', line 1, in f\nKeyError: 'x'\nstep\nTraceback (most recent call last):\nValueError: b\n"
+    )
+    record = record_at(data, b"KeyError")
+
+    assert (record.at, record.level) == (pytest.approx(1795418461.5), "WARNING")
+    assert record_at(data, b"ValueError").at is None
+
+
+def test_a_traceback_right_behind_another_is_a_record_of_its_own():
+    """Of one process, whatever others wrote between them; only a chain joins."""
+    trace = (
+        b"[rank0]: Traceback (most recent call last):\n[rank0]:   File 'a'\n[rank0]: KeyError: %d\n"
+    )
+    data = trace % 1 + b"[rank1]: step\n" + trace % 2
+
+    assert record_at(data, b"KeyError: 1").text.endswith("KeyError: 1")
+    assert record_at(data, b"KeyError: 2").text.startswith("Traceback")
+    assert record_at(data, b"KeyError: 2").line == 15
+
+
+def test_what_ray_tells_below_an_exception_belongs_to_it():
+    """Lines with a tab say whom it is about, also where only they are hit."""
+    data = (
+        b"step\nTraceback (most recent call last):\n  File 'a', line 1\n"
+        b"ray.exceptions.ActorDiedError: The actor died because its node has died. Node Id: ab12\n"
+        b"\tthe actor's node was preempted: spot interruption notice\nstep\n"
+    )
+
+    assert record_at(data, b"preempted").text == data.decode().removeprefix("step\n").removesuffix(
+        "\nstep\n"
+    )
+    assert record_at(b"step: 3\n\ttab\n", b"tab").text == "\ttab"
