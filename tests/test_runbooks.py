@@ -271,7 +271,7 @@ def test_an_explanation_points_to_the_page(tmp_path):
 
     assert out.splitlines()[-1] == "  runbook: raywatch runbook worker_segfault"
     assert "raywatch runbook" not in raywatch("explain", "--json", str(log))[1]
-    assert pointer("unknown_failure") == ""
+    assert pointer("no_such_class") == ""
 
 
 def test_classes_are_completed():

@@ -74,7 +74,7 @@ def standing(role: Role, trust: Trust) -> int:
     A launcher's "exited with code 1", the SIGABRT behind an error that the process has told: where nothing else is
     known they name the failure, beside anything better they do not.
     """
-    if role == "root" and trust <= Trust.NOISE:
+    if role == "root" and trust == Trust.SILENCE:
         return _STANDING["symptom"]
     return _STANDING[role]
 
