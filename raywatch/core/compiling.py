@@ -5,51 +5,24 @@ from __future__ import annotations
 import hyperscan
 
 from raywatch.core.lint import EVERYDAY, expressions_of
-from raywatch.core.matcher import Matcher
+from raywatch.core.matcher import Matcher, compile_database
 from raywatch.core.signatures import Ruleset, SignatureError
-
-_FLAGS = hyperscan.HS_FLAG_MULTILINE
-# A literal of three bytes that no text holds (they are no UTF-8), and that is never reported. The engine's filter looks
-# at every 4th byte where all literals are longer, at every 2nd where one is not (fdr_engine_description.cpp,
-# findDesiredStride), and then sees twice as much of each literal: measured on quiet Ray logs, 1.6 times faster, since it is
-# false alarms that cost.
-_STRIDE = b"\\xc0\\xc1\\xf5"
-
-
-def compile_database(expressions: list[bytes], owners: list[int]) -> hyperscan.Database:
-    """Compile with the signatures' numbers as ids, which several expressions may share."""
-    db = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-    db.compile(
-        expressions=[*expressions, _STRIDE],
-        ids=[*owners, max(owners, default=0) + 1],
-        flags=[_FLAGS] * len(expressions) + [_FLAGS | hyperscan.HS_FLAG_QUIET],
-    )
-    return db
 
 
 def compile_ruleset(ruleset: Ruleset) -> Matcher:
     """Check and compile the signatures. Raises SignatureError for one that must not be used."""
     pairs = [(i, e) for i, s in enumerate(ruleset.signatures) for e in expressions_of(s)]
+    return compile_pairs(ruleset, pairs)
+
+
+def compile_pairs(ruleset: Ruleset, pairs: list[tuple[int, bytes]]) -> Matcher:
+    """Compile checked expressions of signatures, which their numbers name. Raises SignatureError."""
     try:
         db = compile_database([e for _, e in pairs], [i for i, _ in pairs])
     except hyperscan.error as error:
         raise _refused(ruleset, pairs, error) from error
     _check_everyday_lines(ruleset, db)
     return Matcher(db)
-
-
-def compile_for(ruleset: Ruleset, component: str) -> Matcher:
-    """Compile the signatures that a component's lines can mean; their hits have their numbers in the whole ruleset.
-
-    A filter over a thousand literals passes several times as many lines on as one over two hundred.
-    """
-    pairs = [
-        (i, e)
-        for i, s in enumerate(ruleset.signatures)
-        if s.applies_to(component)
-        for e in expressions_of(s)
-    ]
-    return Matcher(compile_database([e for _, e in pairs], [i for i, _ in pairs]))
 
 
 def _check_everyday_lines(ruleset: Ruleset, db: hyperscan.Database) -> None:

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from raywatch.archive import members
-from raywatch.core.compiling import compile_database, compile_ruleset
+from raywatch.core.compiling import compile_ruleset
 from raywatch.core.expressions import expression
 from raywatch.core.lint import expressions_of
-from raywatch.core.matcher import Matcher
+from raywatch.core.matcher import Matcher, compile_database
 from raywatch.core.patterns import parse
 from raywatch.core.signatures import Ruleset, Signature
 from raywatch.pipeline import load_ruleset
