@@ -29,7 +29,7 @@ from raywatch.collect.resting import Cursor
 from raywatch.config import Config
 from raywatch.core.incidents import State, correlate_all, expire
 from raywatch.core.runs import Runs
-from raywatch.core.view import drain_json, incident_json, rfc3339
+from raywatch.core.view import drain_json, incident_json, rfc3339, unknown_json
 from raywatch.counting import Counting
 from raywatch.examining import Examining, History
 from raywatch.following import Following, hold_many_files, label
@@ -356,13 +356,18 @@ class Daemon:
         self._show_at = now + (time.perf_counter() - began) * (1 / SHOWN_SHARE - 1)
 
     def _work(self) -> str:
-        """Return drains, runs and actions as JSON: there may be hundreds, and most findings change none of them."""
-        drains = self.state.drains
+        """Return drains, unknown failures, runs and actions as JSON: there may be hundreds, and most findings change none of them."""
+        drains, unknown = self.state.drains, self.state.unknown
 
         def rows() -> dict[str, object]:
-            return {"drains": [drain_json(d) for d in drains.values()], **self._resuming.shown()}
+            return {
+                "drains": [drain_json(d) for d in drains.values()],
+                "unknown": unknown_json(unknown),
+                **self._resuming.shown(),
+            }
 
-        return self._work_text.of((drains, self._resuming.runs, self._resuming.ledger), rows)
+        made_of = (drains, unknown, self._resuming.runs, self._resuming.ledger)
+        return self._work_text.of(made_of, rows)
 
     def _sources(self) -> list[dict[str, str | int | None]]:
         return [

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.incidents import State
 from raywatch.core.kinship import Links
+from raywatch.core.templates import Template
 from raywatch.model import Drain, Entity, Finding, Incident
 
 Kind = Literal[
@@ -18,6 +19,7 @@ Kind = Literal[
     "waiting",
     "link",
     "sizes",
+    "unknown",
     "counters",
     "run",
     "merged",
@@ -30,6 +32,7 @@ _FINDING = TypeAdapter(Finding)
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 _LINK = TypeAdapter(tuple[Entity, list[Entity]])
 _SIZES = TypeAdapter(dict[str, tuple[int, ...]])
+_TEMPLATES = TypeAdapter(tuple[Template, ...])
 COUNTERS = TypeAdapter(dict[str, int])
 
 
@@ -54,6 +57,8 @@ def documents(before: State, after: State) -> Iterator[Document]:
             yield Document("end", node, _FINDING.dump_json(end).decode())
     if after.waiting is not before.waiting:
         yield Document("waiting", "-", _FINDINGS.dump_json(after.waiting).decode())
+    if after.unknown is not before.unknown:
+        yield Document("unknown", "-", _TEMPLATES.dump_json(after.unknown).decode())
     if after.links is not before.links:
         yield from _links(before.links, after.links)
     if after.sizes is not before.sizes:
@@ -96,6 +101,7 @@ def remembered(docs: Mapping[str, Mapping[str, str]]) -> State:
             ends=dict(sorted(ends.items(), key=lambda row: row[1].at)),
             links={e: frozenset(known) for e, known in links},
             sizes=_SIZES.validate_json(docs.get("sizes", {}).get("-", "{}")),
+            unknown=_TEMPLATES.validate_json(docs.get("unknown", {}).get("-", "[]")),
             waiting=_FINDINGS.validate_json(docs.get("waiting", {}).get("-", "[]")),
         )
     except ValidationError as error:

@@ -13,7 +13,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from raywatch.archive import Tick, no_tick
 from raywatch.core.crowds import Crowds
 from raywatch.core.incidents import correlated
-from raywatch.core.templates import apart, grouped
 from raywatch.core.view import (
     IncidentJson,
     UnknownJson,
@@ -86,10 +85,9 @@ def scan_paths(
         examined = _on_ray()(on_ray, engine, paths, zone, tick)
     with closing(examined) as done:
         seen = _together(done)
-    known, unknown = apart(_between(seen.findings, since, until))
     state = correlated(
         seen.facts,
-        known,
+        _between(seen.findings, since, until),
         engine.ruleset.classes,
         undated_may_open=since is None and until is None,
     )
@@ -100,7 +98,7 @@ def scan_paths(
         "findings": sum(f.count for f in seen.findings),
         "damaged": len(seen.damaged),
     }
-    return ScanResult(incidents, unknown_json(grouped((), unknown)), stats, seen.damaged)
+    return ScanResult(incidents, unknown_json(state.unknown), stats, seen.damaged)
 
 
 def _on_ray() -> Callable[[str, Engine, Sequence[str], tzinfo, Tick], Generator[Done]]:

@@ -26,6 +26,7 @@ from raywatch.core.kinship import (
     is_near,
 )
 from raywatch.core.merging import counts_with, joined, kept, named
+from raywatch.core.templates import Template, apart, grouped
 from raywatch.model import (
     Change,
     Drain,
@@ -54,6 +55,7 @@ class State:
     links: Mapping[Entity, frozenset[Entity]] = field(default_factory=dict)
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # run -> world sizes
     waiting: tuple[Finding, ...] = ()  # warnings that no incident explains yet
+    unknown: tuple[Template, ...] = ()  # what looks like an error and no signature explains
 
 
 def note(state: State, fact: Fact) -> State:
@@ -372,7 +374,9 @@ def _steps(
     *,
     undated_may_open: bool,
 ) -> Iterator[tuple[State, tuple[Change, ...]]]:
-    findings = tuple(findings)
+    findings, unknown = apart(findings)
+    if unknown:
+        state = replace(state, unknown=grouped(state.unknown, unknown))
     facts = tuple(facts)
     known: tuple[Fact | Finding, ...] = (*facts, *findings)
     # The whole story is here: know first who belongs to whom. Most say it again and again.

@@ -273,3 +273,31 @@ def test_lines_that_are_no_text_do_no_harm(tmp_path):
         assert daemon.get("/healthz")[0] == 200
     finally:
         daemon.kill()
+
+
+def test_what_no_signature_explains_is_counted_and_opens_nothing(tmp_path):
+    """By template, exactly, also over a restart; a trial signature never makes an incident of it."""
+    log = make_session(tmp_path) / "dashboard.log"
+
+    def unknown(daemon: DaemonProcess) -> list[tuple[str, int]]:
+        body = json.loads(daemon.get("/api/v1/snapshot")[1])
+        return [(u["template"], u["count"]) for u in body.get("unknown", [])]
+
+    def write(*shards: int) -> None:
+        with log.open("a") as out:
+            for n in shards:
+                out.write(f"2026-11-23 07:28:46,{n:03}\tERROR x.py:1 -- nobody knows shard {n}\n")
+
+    template = "<*> <*> ERROR <*> -- nobody knows shard <*>"
+    write(1, 2)
+    for more in ([], [3]):
+        write(*more)
+        daemon = DaemonProcess(tmp_path, tmp_path / "state")
+        try:
+            write(4 + len(more))
+            until(lambda: unknown(daemon), 10, "something unknown")
+            wanted = [(template, 5 if more else 3)]
+            until(lambda: unknown(daemon) == wanted, 10, f"{wanted}")  # noqa: B023
+            assert daemon.incidents() == []
+        finally:
+            daemon.kill()
