@@ -288,16 +288,17 @@ def test_what_no_signature_explains_is_counted_and_opens_nothing(tmp_path):
             for n in shards:
                 out.write(f"2026-11-23 07:28:46,{n:03}\tERROR x.py:1 -- nobody knows shard {n}\n")
 
-    template = "<*> <*> ERROR <*> -- nobody knows shard <*>"
-    write(1, 2)
-    for more in ([], [3]):
-        write(*more)
+    def life(wanted: int) -> None:
         daemon = DaemonProcess(tmp_path, tmp_path / "state")
         try:
-            write(4 + len(more))
-            until(lambda: unknown(daemon), 10, "something unknown")
-            wanted = [(template, 5 if more else 3)]
-            until(lambda: unknown(daemon) == wanted, 10, f"{wanted}")  # noqa: B023
+            write(9)
+            template = "<*> <*> ERROR <*> -- nobody knows shard <*>"
+            until(lambda: unknown(daemon) == [(template, wanted)], 10, f"{wanted} of them")
             assert daemon.incidents() == []
         finally:
             daemon.kill()
+
+    write(1, 2)
+    life(3)
+    write(3)
+    life(5)
