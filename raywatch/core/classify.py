@@ -21,7 +21,8 @@ from raywatch.model import (
     Trust,
 )
 
-GENERIC = "python-exception"  # explains a record only where no other signature does
+# They explain a record only where no other signature does.
+GENERIC = frozenset(["python-exception", "exception-line"])
 UNKNOWN = "unknown_failure"  # its signatures speak only where no other does, be it of a fact
 # What a class proves when its signature does not say: DESIGN.md, "Root before symptom".
 _TRUST_OF_GROUP: Mapping[str, Trust] = {
@@ -64,7 +65,7 @@ _SNIPPET_END = " Error Snippet]"
 _SNIPPET = re.compile(r"^\[Rank ([\d,]+) Error Snippet\]", re.MULTILINE)
 _STANDING: Mapping[Role, int] = {"root": 3, "symptom": 2, "warning": 1, "benign": 0}
 # What says no more than that a program raised: beside what says why they are left out.
-_GIVING_WAY = frozenset([GENERIC, "task-error", "worker-task-error"])
+_GIVING_WAY = GENERIC | {"task-error", "worker-task-error"}
 _NOBODY = re.compile(r"(?:0+|f+)\Z")  # Ray's nil ids; 0f000000 is a job, the 15th
 
 
@@ -97,7 +98,7 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
         failure = ruleset.classes[signature.class_id]
         if cause is not None:
             fields |= _raised(cause, fields, of_user=failure.group == "user_code")
-        if signature.id == GENERIC:
+        if signature.id in GENERIC:
             judged = True
             if cause is None or _is_no_failure(record, cause):
                 continue

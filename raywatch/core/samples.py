@@ -50,7 +50,7 @@ def _hit_problems(
             yield f"gives {key}={given.get(key)!r} where the sample says {value!r}"
     for other in ruleset.signatures:
         named = signature.also | sample.also
-        if other.class_id == UNKNOWN or other.id == GENERIC:  # they give way to any other
+        if other.class_id == UNKNOWN or other.id in GENERIC:  # they give way to any other
             continue
         if other.id in seen and _differs(signature, other) and other.id not in named:
             yield f"{other.id} fires on its hit too; name it under `also` or make one narrower"
