@@ -7,9 +7,9 @@ _MESSAGE = re.compile(r'"message": ?"((?:[^"\\]|\\.)*)')
 
 
 def told(line: str) -> str:
-    """Return what a log line says to a person: of a JSON line (Ray Train writes them) its message's last line.
+    """Return what a log line says to a person: of a JSON line (Ray Train and event files) its message's first line.
 
-    A message ends with the exception; its traceback is indented. Never raises; other lines stay as they are.
+    Where there is a traceback, the exception ends it. Never raises; other lines stay as they are.
     """
     message = _MESSAGE.search(line) if line.startswith("{") else None
     if message is None:
@@ -19,7 +19,9 @@ def told(line: str) -> str:
     except ValueError:  # the line was cut inside an escape
         text = message[1]
     rows = [r for r in text.replace("\\n", "\n").splitlines() if r.strip() and not r[:1].isspace()]
-    return rows[-1] if rows else line
+    if not rows:
+        return line
+    return rows[-1] if "Traceback (most recent call last)" in text else rows[0]
 
 
 def safe(text: str, limit: int = 400) -> str:

@@ -18,6 +18,8 @@ def test_a_json_line_is_told_by_its_exception():
     assert (
         told("[2026-11-23 07:09:03,578 W 10 10] plain") == "[2026-11-23 07:09:03,578 W 10 10] plain"
     )
+    said = {"severity": "ERROR", "message": "3 workers were killed\nRefer to the documentation."}
+    assert told(json.dumps(said)) == "3 workers were killed"
     assert told('{"message": ""}') == '{"message": ""}'
     assert told('{"levelname": "INFO"}') == '{"levelname": "INFO"}'
 
