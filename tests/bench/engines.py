@@ -279,12 +279,12 @@ def memory(bench: Bench) -> None:
 
 
 def jobs(bench: Bench) -> None:
-    """Two processes against one, by the clock."""
+    """Two processes against one, by the clock; of so much that start-up, which is not divided, weighs little."""
     goal = at_least(1.7, "x")
     if not bench.jobs:
         bench.report.missing("scan -j 1 / -j 2", "seconds", goal, "no option -j")
         return
-    corpus = bench.corpus("quiet", bench.size, QUIET)
+    corpus = bench.corpus("fourfold", bench.size * 4, QUIET)
     commands = {str(n): bench.scan(corpus.folder, n) for n in (1, 2)}
     costs = interleaved(commands, bench.rounds)
     times = statistics.median(
