@@ -76,6 +76,26 @@ def load_rules(
     return ruleset, matcher, Narrow(ruleset, expressions, key, shelf)
 
 
+def made_rules(texts: Sequence[tuple[str, str]], folder: Path | None) -> bytes:
+    """Return what `loaded_rules` loads in another process of this version, from `folder` or made as `load_rules` makes it.
+
+    Raises SignatureError; never an error of the cache.
+    """
+    key = (_key(texts) if folder else None) or b""
+
+    def sound(body: bytes) -> bytes:
+        _load(body)
+        return body
+
+    return _Shelf(folder if key else None).take(key, lambda: _made(texts), sound)
+
+
+def loaded_rules(body: bytes) -> tuple[Ruleset, Matcher]:
+    """Return the ruleset and its matcher that `made_rules` made. Raises DatabaseError."""
+    ruleset, _, matcher = _load(body)
+    return ruleset, matcher
+
+
 class Narrow:
     """The signatures that lines of one component can mean, compiled: made or loaded when they are first asked for.
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -32,7 +30,7 @@ from raywatch.core.runs import Runs
 from raywatch.core.view import drain_json, incident_json, rfc3339, unknown_json
 from raywatch.counting import Counting
 from raywatch.examining import Examining, History
-from raywatch.following import Following, hold_many_files, label
+from raywatch.following import Following, hold_many_files, label, two_sessions
 from raywatch.memory import documents, remembered
 from raywatch.metrics import MetricsView
 from raywatch.model import (
@@ -46,8 +44,8 @@ from raywatch.model import (
     Outcome,
     SessionSeen,
 )
-from raywatch.pace import Pace, hold_garbage
-from raywatch.pipeline import Engine, load_engine
+from raywatch.pace import Pace, come_first, hold_garbage
+from raywatch.reloading import Reloading
 from raywatch.resuming import Look, Resuming
 from raywatch.service import Inbox, Service
 from raywatch.shown import Publisher, Written, source_row, ups
@@ -56,14 +54,10 @@ from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 log = logging.getLogger("raywatch.daemon")
 SWEEP_S = 2.0  # between two looks for another session, and at what nothing tells
 SETTLE_S = 1.0  # between two turns of decisions when nothing happened
-SWITCH_S = (
-    1e-4  # how long the second thread may compute while the first one waits for the interpreter
-)
 COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are still in the files
 PASSED = 500  # cursors a commit of files that said nothing: so many rows are some 3 ms
 SHOWN_SHARE = 0.2  # of the time may go into snapshots, when they are large
 RETRY_S = 5.0
-SESSION = re.compile(r"session_\d{4}-")  # as Ray names one; a mounted folder may be named otherwise
 QUIET_S = 900.0  # an incident that was quiet for so long is over
 
 
@@ -75,15 +69,16 @@ class Daemon:
         config: Config,
         temp_dirs: Sequence[Path],
         zone: tzinfo,
-        engine: Engine,
+        rules: Reloading,
         store: Store,
     ) -> None:
-        self._engine, self._store = engine, store
+        self._rules, self._store = rules, store
+        classes = rules.engine.ruleset.classes
         self.inbox: Inbox = SimpleQueue()
         self.service: Service | None = None
         docs = store.docs()
         self.state: State = remembered(docs)
-        self._counting = Counting(config.resume, engine.ruleset.classes, docs)
+        self._counting = Counting(config.resume, classes, docs)
         cursors = (Cursor(FileId(c.dev, c.ino), c.path, *c[3:]) for c in store.cursors())
         self._logs = Following(temp_dirs, config.session_dir, cursors)
         self._tailer = self._logs.tailer
@@ -91,8 +86,8 @@ class Daemon:
         started = float(docs.get("start", {}).get("-", time.time()))
         self._pending.docs["start", "-"] = repr(started)
         self._history = History(docs.get(History.KIND, {}))
-        self._examining = Examining(engine, zone)
-        self._resuming = Resuming(config.resume, engine.ruleset.classes, docs, started_at=started)
+        self._examining = Examining(rules.engine, zone)
+        self._resuming = Resuming(config.resume, classes, docs, started_at=started)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
         self._endpoints: dict[str, EndpointHealth] = {}
@@ -104,12 +99,9 @@ class Daemon:
         self._write_error = ""
         self._caught_up = False
         self._opened: list[str] = []  # to be said once it is shown
-        self._pairs = frozenset(
-            (s.class_id, c) for s in engine.ruleset.signatures if s.class_id for c in s.components
-        )
-        self._groups = {c.id: c.group for c in engine.ruleset.classes.values()}
+        self._groups = {c.id: c.group for c in classes.values()}
         self._work_text = Written()
-        self.shown = Publisher(engine.ruleset.classes, self._metrics(), time.time())
+        self.shown = Publisher(classes, self._metrics(), time.time())
         self._publish(0.0)
 
     def close(self) -> None:
@@ -119,6 +111,7 @@ class Daemon:
         self._collect_documents(before, self._resuming.runs)
         self._commit(now, force=True, passed=None)
         self._logs.close()
+        self._rules.close()
 
     def wait(self) -> Hints:
         """Sleep until something is written, at most until something is due; return what events said."""
@@ -143,7 +136,7 @@ class Daemon:
         if sweep:
             self._swept_at = now
             self._logs.sweep(now)
-        chunks = self._logs.read(now, hints, self._engine.matcher.packed)
+        chunks = self._logs.read(now, hints, self._rules.engine.matcher.packed)
         due = sweep or self._unshown or not 0 <= now - self._turned_at < SETTLE_S
         if chunks or due or not self.inbox.empty():
             self._turned_at = now
@@ -164,6 +157,9 @@ class Daemon:
         news = self._resume(facts, now)
         if self.state is not before or news or not self._soon(now):
             self._take_counted(now)
+        if self._rules.turn(now, sweep=sweep):
+            self._take_counted(now)  # what the old ones counted
+            self._examining.use(self._rules.engine)
         self._count(runs, now, sweep=sweep)
         self._collect_documents(before, runs)
         changed = self.state is not before or news
@@ -202,7 +198,7 @@ class Daemon:
             self._resuming.learn(facts, [], now)
 
     def _correlate(self, findings: list[Finding], facts: list[Fact], now: float) -> None:
-        classes = self._engine.ruleset.classes
+        classes = self._rules.engine.ruleset.classes
         known = set(self.state.drains)
         self.state, changes = correlate_all(
             self.state, facts, findings, classes, undated_may_open=False
@@ -258,10 +254,7 @@ class Daemon:
             return "the daemon ends"
         if not self._caught_up:
             return "the daemon still reads what was there before it started: ask again"
-        names = {self._logs.name or "", self._asked_session}
-        if len({n for n in names if SESSION.match(n)}) > 1:  # their job ids are the same
-            return f"the logs and the dashboard are of two sessions: {', '.join(sorted(names))}"
-        return ""
+        return two_sessions(self._logs.name or "", self._asked_session)
 
     def _closed(self) -> str:
         if reason := self._closed_to_all():
@@ -288,7 +281,7 @@ class Daemon:
         for action in self._to_fire:
             run, incident = self._resuming.run_of(action), incidents.get(action.incident)
             if run is not None:
-                classes = self._engine.ruleset.classes
+                classes = self._rules.engine.ruleset.classes
                 text = json.dumps(incident_json(incident, classes)) if incident else "{}"
                 self.service.fire(action, run, text)
         self._to_fire = []
@@ -381,7 +374,7 @@ class Daemon:
             version=__version__,
             classes=self._groups,
             findings=dict(self._counting.findings),
-            pairs=self._pairs,
+            pairs=self._rules.pairs,
             incidents=dict(self._counting.incidents),
             open_incidents=open_now,
             notices={"ray": self._counting.notices},
@@ -397,6 +390,7 @@ class Daemon:
             tick_seconds=self._pace.tick_seconds,
             store_writable=not self._write_error,
             store_rebuilt=self._store.rebuilt,
+            rules=self._rules.view(),
             work=self._counting.work(self._resuming.runs, self.state.incidents),
         )
 
@@ -406,6 +400,7 @@ class Daemon:
             **self._logs.health(),
             "store": self._write_error or "ok",
             "store_rebuilt": self._store.rebuilt,
+            "rules": self._rules.row(),
         }
         return self._logs.session is not None and not self._write_error, json.dumps(facts).encode()
 
@@ -416,13 +411,13 @@ def run(
     """Run until SIGTERM or SIGINT; `ready(port)` is called once it listens. Raises StoreError, WebError."""
     stopping = threading.Event()
     hold_many_files()
-    sys.setswitchinterval(SWITCH_S)
-    engine = load_engine(config.rules)
+    come_first()
+    rules = Reloading(config.rules)
     temp_dirs = (config.temp_dir,) if config.temp_dir else default_temp_dirs(environ)
     with Store(config.store) as store:
         if store.rebuilt:
             log.error("the store was corrupt: set aside, a new one is begun path=%s", config.store)
-        daemon = Daemon(config, temp_dirs, zone, engine, store)
+        daemon = Daemon(config, temp_dirs, zone, rules, store)
         service = Service(daemon, config, environ, daemon.inbox)
         hold_garbage()
         service.start()
@@ -436,8 +431,13 @@ def run(
             stopping.set()
             daemon.wake()
 
+        def reload(_number: int, _frame: object) -> None:
+            rules.ask()
+            daemon.wake()
+
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
+        signal.signal(signal.SIGHUP, reload)
         ready(service.port)
         daemon.start(time.time())
         hints = Hints()

@@ -32,6 +32,10 @@ class Examining:
         """Whether something was counted that is in no finding yet."""
         return self._repeats.pending
 
+    def use(self, engine: Engine) -> None:
+        """Take other rules. Nothing may be pending: what was counted is counted by the numbers of the old ones."""
+        self._engine, self._repeats = engine, Repeats(engine.ruleset)
+
     def of(
         self,
         chunks: Sequence[Chunk],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import resource
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ NEWEST = 1_000  # files that are read first in a hurry
 SLICE = 2_000  # at most in one turn, so that what is written meanwhile need not wait
 UNTOLD_S = 1.0  # growth that was seen so long before its event was not told
 DISTRUST_S = 300.0  # after growth that was not told
+SESSION = re.compile(r"session_\d{4}-")  # as Ray names one; a mounted folder may be named otherwise
 RETRY_S = (2.0, 60.0)  # to watch again what could not be watched
 
 
@@ -190,6 +192,14 @@ class Following:
             self._node = None  # there may be one more now
             return replace(source, node=node_of_session(Path(path), logs))
         return source  # its node is '' where several raylets share the folder
+
+
+def two_sessions(followed: str, asked: str) -> str:
+    """Say that the logs and the dashboard are not of one session; nothing where they are, or that is not known."""
+    names = {followed, asked}
+    if len({n for n in names if SESSION.match(n)}) > 1:  # their job ids are the same
+        return f"the logs and the dashboard are of two sessions: {', '.join(sorted(names))}"
+    return ""
 
 
 def label(path: str) -> str:

@@ -44,6 +44,15 @@ class WorkView:
 
 
 @dataclass(frozen=True, slots=True)
+class RulesView:
+    """What became of changed rules. `at`: when those in force were loaded."""
+
+    failures: int = 0
+    successful: bool = True
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsView:
     """What the metrics show. `classes` maps each class to its group; ticks are counts by bucket of TICK_BUCKETS."""
 
@@ -63,6 +72,7 @@ class MetricsView:
     tick_seconds: float = 0.0
     store_writable: bool = True
     store_rebuilt: bool = False
+    rules: RulesView = RulesView()
     work: WorkView = WorkView()
 
 
@@ -243,6 +253,21 @@ def _of_itself(view: MetricsView) -> Iterator[Metric]:
         "raywatch_store_rebuilt",
         "Whether this start found the store corrupt, set it aside and began a new one.",
         value=int(view.store_rebuilt),
+    )
+    yield CounterMetricFamily(
+        "raywatch_rules_reload_failures",
+        "Changed rules that were broken, so that those before stayed in force.",
+        value=view.rules.failures,
+    )
+    yield GaugeMetricFamily(
+        "raywatch_rules_last_reload_successful",
+        "Whether the rules in force are those that were tried last.",
+        value=int(view.rules.successful),
+    )
+    yield GaugeMetricFamily(
+        "raywatch_rules_last_reload_success_timestamp_seconds",
+        "When the rules in force were loaded.",
+        value=view.rules.at,
     )
     build = GaugeMetricFamily("raywatch_build_info", "Version of raywatch.", labels=["version"])
     build.add_metric([view.version], 1)

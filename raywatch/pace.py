@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 from raywatch.metrics import TICK_BUCKETS
 
 TURN_S = 0.006  # between two looks while much is being written
 REST = 4.0  # times what a turn took: the rest after a small one, so that a second line need not wait for a flood's turn
 YOUNG = 5_000  # objects that may be garbage, beyond which it is looked through at a sweep
+SWITCH_S = (
+    1e-4  # how long the second thread may compute while the first one waits for the interpreter
+)
 OLD_S = 600.0  # between two looks at all objects that came since the start
 
 
@@ -40,6 +44,11 @@ class Pace:
             gc.collect()
         elif gc.get_count()[0] > YOUNG:
             gc.collect(1)
+
+
+def come_first() -> None:
+    """Let no other thread of this process keep the first one waiting for long."""
+    sys.setswitchinterval(SWITCH_S)
 
 
 def hold_garbage() -> None:

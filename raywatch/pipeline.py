@@ -63,13 +63,15 @@ def rule_texts(paths: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Return path and text of the taxonomy, the shipped signatures and those of `paths`. Raises OSError."""
     rules = resource_dir("rules")
     files = [rules / "taxonomy.yaml", *sorted((rules / "signatures").glob("*.yaml"))]
-    return [(str(f), f.read_text()) for f in (*files, *_user_files(paths))]
+    return [(str(f), f.read_text()) for f in (*files, *user_files(paths))]
 
 
-def _user_files(paths: Iterable[str]) -> list[Path]:
+def user_files(paths: Iterable[str]) -> list[Path]:
+    """Return the signature files that `paths` name: files, and those of folders that are not hidden. Raises OSError."""
     found: list[Path] = []
     for path in map(Path, paths):
-        found += sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
+        shown = (f for f in path.glob("*.y*ml") if not f.name.startswith("."))  # editors' locks
+        found += sorted(shown) if path.is_dir() else [path]
     return found
 
 

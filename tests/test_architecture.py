@@ -66,6 +66,7 @@ WIRING = {
     "demo_cluster",
     "demo_watch",
     "service",
+    "reloading",
     "shown",
     "doctor",
     "__main__",

@@ -11,7 +11,10 @@ from raywatch.model import Chunk, FileId
 from raywatch.pipeline import examine, load_engine
 
 ENGINE = load_engine()
-OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+OOM = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 3 has a total capacity of 79.10 GiB "
+    "of which 1.40 GiB is free.\n"
+)
 TRACE = 'Traceback (most recent call last):\n  File "train.py", line 8, in loop\n    step()\n'
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import timezone
 
 from raywatch.core.classify import GENERIC, UNKNOWN
@@ -12,14 +12,21 @@ from raywatch.core.signatures import Ruleset, Sample, Signature
 from raywatch.model import Chunk, Component, FileId, Record, Source
 
 
-def check(ruleset: Ruleset, matcher: Matcher, *, shipped: bool = False) -> list[str]:
+def check(
+    ruleset: Ruleset,
+    matcher: Matcher,
+    *,
+    shipped: bool = False,
+    paths: Container[str] | None = None,
+) -> list[str]:
     """Return what is wrong, a line each: `path:line: id: what, and what would be right`.
 
-    `shipped` asks for a hit, a miss and a reference on every signature too.
+    `shipped` asks for a hit, a miss and a reference on every signature too; `paths`: only of the signatures in these.
     """
     return [
         f"{s.path}:{s.line}: {s.id}: {problem}"
         for s in ruleset.signatures
+        if paths is None or s.path in paths
         for problem in _problems(ruleset, matcher, s, shipped=shipped)
     ]
 

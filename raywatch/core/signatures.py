@@ -92,8 +92,9 @@ class Signature:
         return found
 
     def has_all_of(self, text: str) -> bool:
-        """Say whether every capture finds something, so that more text cannot add any."""
-        return all(_found(p, text) for p in self.capture)
+        """Say whether every group that captures name was found, in one wording or another: more text cannot add any."""
+        named = {name for p in self.capture for name in record_pattern(p).groupindex}
+        return not named or named <= self.captured(text).keys()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from raywatch.collect.hints import Hints
 from raywatch.config import Config
 from raywatch.daemon import Daemon
 from raywatch.pipeline import load_engine
+from raywatch.reloading import Reloading
 from raywatch.store import Store
 from tests.crash import mutants
 from tests.crash.mortal import Mortal
@@ -62,7 +63,7 @@ def live(folder: Path, now: float, write: Callable[[int], set[str]]) -> Daemon:
     config = Config(temp_dir=folder, store=folder / "state" / "r.db")
     with ExitStack() as kept:
         store = kept.enter_context(Store(config.store))
-        daemon = Daemon(config, [folder], timezone.utc, ENGINE, store)
+        daemon = Daemon(config, [folder], timezone.utc, Reloading((), ENGINE), store)
         kept.callback(daemon._logs.close)
         for tick, after in enumerate(TIMES):
             daemon.tick(now + after, Hints(moved=write(tick)))
@@ -135,7 +136,7 @@ def test_a_log_of_the_store_that_is_torn_at_any_byte_holds_whole_commits(tmp_pat
     write, state = story(tmp_path), tmp_path / "state"
     with Store(state / "r.db") as store:
         config = Config(temp_dir=tmp_path, store=state / "r.db")
-        daemon = Daemon(config, [tmp_path], timezone.utc, ENGINE, store)
+        daemon = Daemon(config, [tmp_path], timezone.utc, Reloading((), ENGINE), store)
         for tick, after in enumerate(TIMES):
             daemon.tick(NOW + after, Hints(moved=write(tick)))
         daemon._logs.close()

@@ -20,6 +20,7 @@ from raywatch.daemon import Daemon
 from raywatch.metrics import RaywatchCollector
 from raywatch.model import Action, Hook, Outcome, ResumeRule
 from raywatch.pipeline import load_engine
+from raywatch.reloading import Reloading
 from raywatch.resuming import PRUNE_S
 from raywatch.store import Store
 from tests.daemons import make_session
@@ -37,7 +38,7 @@ def daemon_on(tmp_path: Path):
     with Store(tmp_path / "state" / "r.db") as store:
         rules = (ResumeRule("*", "suggest", Hook("job")),)
         config = Config(temp_dir=tmp_path, store=tmp_path / "state" / "r.db", resume=rules)
-        daemon = Daemon(config, [tmp_path], timezone.utc, ENGINE, store)
+        daemon = Daemon(config, [tmp_path], timezone.utc, Reloading((), ENGINE), store)
         try:
             yield daemon
         finally:

@@ -8,6 +8,7 @@ from raywatch.collect.hints import Hints
 from raywatch.config import Config
 from raywatch.daemon import Daemon
 from raywatch.pipeline import load_engine
+from raywatch.reloading import Reloading
 from raywatch.store import Store
 from tests.crash.writer import broken_ring
 from tests.daemons import make_session
@@ -23,7 +24,7 @@ class Life:
     def __init__(self, folder: Path) -> None:
         self._store = Store(folder / "state" / "r.db")
         config = Config(temp_dir=folder, store=folder / "state" / "r.db")
-        self.daemon = Daemon(config, [folder], timezone.utc, ENGINE, self._store)
+        self.daemon = Daemon(config, [folder], timezone.utc, Reloading((), ENGINE), self._store)
 
     def turns(self, *times: float, wrote: Path | None = None) -> None:
         """Be awake at these times."""

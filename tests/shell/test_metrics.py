@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from raywatch.core.labels import assigned
 from raywatch.core.runs import restored
 from raywatch.counting import Counting
-from raywatch.metrics import MetricsView, RaywatchCollector, RunRow, WorkView
+from raywatch.metrics import MetricsView, RaywatchCollector, RulesView, RunRow, WorkView
 from raywatch.model import Checkpoint, FailureClass, Hook, ResumeRule, Run
 
 CLASSES = {
@@ -40,6 +40,7 @@ VIEW = MetricsView(
     ticks=(1, 2, *[0] * 8, 1),
     tick_seconds=2.75,
     store_rebuilt=True,
+    rules=RulesView(2, successful=False, at=90.0),
     work=WorkView(
         runs=(RunRow("exp", 2, 2, 41, 970.0), RunRow("other", 0)),
         actions={("job", "node_lost", "succeeded"): 1, ("job", "node_lost", "failed"): 0},
