@@ -1,5 +1,7 @@
 """Every shipped signature hits its real lines, misses its near misses, and leaves the others' alone."""
 
+import re
+
 import pytest
 
 from raywatch.core.compiling import compile_ruleset
@@ -9,7 +11,7 @@ from raywatch.core.signatures import Ruleset, SignatureError
 from raywatch.pipeline import checked_engine
 
 ENGINE = checked_engine()
-GOOD = "- {id: a, class: worker_crash, where: {component: [gcs]}, any: ['it broke'], hits: ['%s'], misses: ['%s'], refs: [r]}"
+GOOD = "- {id: a, class: worker_crash, where: {component: [gcs]}, any: ['it broke'], hits: ['1: it broke', '%s'], misses: ['it works', '%s'], refs: [r]}"
 
 
 def test_the_shipped_signatures_pass_their_own_samples():
@@ -26,12 +28,38 @@ def test_the_shipped_signatures_pass_their_own_samples():
 )
 def test_a_wrong_sample_is_found(hit, miss, problem):
     """The check can fail: a hit that does not hit, a miss that does."""
-    rules = Ruleset(
-        parse_signatures(GOOD % (hit, miss), "f.yaml", ENGINE.ruleset.classes),
-        ENGINE.ruleset.classes,
-    )
+    assert [problem in p for p in problems(GOOD % (hit, miss))] == [True]
 
-    assert [problem in p for p in check(rules, compile_ruleset(rules), shipped=True)] == [True]
+
+TWO = "hits: ['it broke', 'now it broke'], misses: ['fine', 'well'], refs: [r]"
+
+
+@pytest.mark.parametrize(
+    ("samples", "found"),
+    [
+        (TWO, []),
+        (TWO.replace(", 'now it broke'", ""), ["hits: 1 given"]),
+        (TWO.replace(", 'well'", ""), ["misses: 1 given"]),
+        # One text twice is one sample.
+        (TWO.replace("now it broke", "it broke"), ["hits: 1 given"]),
+        (TWO.replace("'fine', 'well'", "fine, fine"), ["misses: 1 given"]),
+        (TWO.replace("refs: [r]", "refs: []"), ["refs is empty"]),
+        ("refs: []", ["hits: 0 given", "misses: 0 given", "refs is empty"]),
+    ],
+)
+def test_a_shipped_signature_shows_two_hits_and_two_misses(samples, found):
+    """The law can fail; it does not bind a user's own file."""
+    text = WHERE + f"['it broke'], {samples}}}"
+
+    assert [re.split(r"f\.yaml:\d+: a: |;", p)[1] for p in problems(text)] == found
+    assert problems(text, shipped=False) == []
+
+
+def problems(text: str, *, shipped: bool = True) -> list[str]:
+    """Return what is wrong with the samples of a signature file."""
+    classes = ENGINE.ruleset.classes
+    rules = Ruleset(parse_signatures(text, "f.yaml", classes), classes)
+    return check(rules, compile_ruleset(rules), shipped=shipped)
 
 
 WHERE = "- {id: a, class: worker_crash, where: {component: [gcs]}, any: "

@@ -11,6 +11,8 @@ from raywatch.core.records import join
 from raywatch.core.signatures import Ruleset, Sample, Signature
 from raywatch.model import Chunk, Component, FileId, Record, Source
 
+LEAST = 2  # hits and misses that a shipped signature shows: one sample proves one wording, not a pattern
+
 
 def check(
     ruleset: Ruleset,
@@ -21,7 +23,8 @@ def check(
 ) -> list[str]:
     """Return what is wrong, a line each: `path:line: id: what, and what would be right`.
 
-    `shipped` asks for a hit, a miss and a reference on every signature too; `paths`: only of the signatures in these.
+    `shipped` asks for two hits and two misses of different texts and a reference on every signature too; `paths`: only of
+    the signatures in these.
     """
     return [
         f"{s.path}:{s.line}: {s.id}: {problem}"
@@ -34,14 +37,21 @@ def check(
 def _problems(
     ruleset: Ruleset, matcher: Matcher, signature: Signature, *, shipped: bool
 ) -> Iterator[str]:
-    for key in ("hits", "misses", "refs") if shipped else ():
-        if not getattr(signature, key):
-            yield f"{key} is empty; give at least one"
+    if shipped:
+        yield from _lacks(signature)
     for sample in signature.hits:
         yield from _hit_problems(ruleset, matcher, signature, sample)
     for sample in signature.misses:
         if signature.id in fired(ruleset, matcher, signature, sample):
             yield f"fires on its own near miss {sample.text[:80]!r}"
+
+
+def _lacks(signature: Signature) -> Iterator[str]:
+    for key, samples in (("hits", signature.hits), ("misses", signature.misses)):
+        if (given := len({s.text for s in samples})) < LEAST:
+            yield f"{key}: {given} given; give at least {LEAST} that differ"
+    if not signature.refs:
+        yield "refs is empty; give at least one"
 
 
 def _hit_problems(

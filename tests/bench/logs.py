@@ -177,14 +177,24 @@ def near_misses() -> list[bytes]:
 
 @cache
 def failure_lines(family: Family, *, single: bool) -> tuple[Line, ...]:
-    """The failures that a file of a family may hold; `single`: those of one line only."""
-    found = [
-        _failure(family, sample.text)
+    """The failures that a file of a family may hold; `single`: those of one line only, whatever stands beside them."""
+    texts = [
+        sample.text
         for s in engine().ruleset.signatures
         for sample in s.hits
         if s.class_id and s.applies_to(family.component) and _fits(sample.text, family.format)
     ]
-    return tuple(f for f in found if f.findings and not (single and f.lines > 1))
+    found = [_failure(family, t) for t in texts if not single or _stands_alone(family, t)]
+    return tuple(f for f in found if f.findings)
+
+
+def _stands_alone(family: Family, sample: str) -> bool:
+    """Say whether a failure is one line, and twice as much where it is written twice: no part of a record above it."""
+    text = sample.rstrip("\n")
+    if text.startswith("{"):
+        return True
+    twice = _failure(family, f"{text}\n{text}")
+    return "\n" not in text and twice.findings == 2 * _failure(family, text).findings
 
 
 def _fits(text: str, form: LogFormat) -> bool:
