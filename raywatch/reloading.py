@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TypeAlias
@@ -100,7 +101,8 @@ class Reloading:
         return not self._error
 
     def _take(self, engine: Engine, now: float) -> None:
-        self.engine, self._loaded_at, self._error = engine, now, ""
+        # Without databases of single components: one that was not asked for yet would be compiled in a turn.
+        self.engine, self._loaded_at, self._error = replace(engine, narrow=None), now, ""
         self.pairs = frozenset(
             (s.class_id, c) for s in engine.ruleset.signatures if s.class_id for c in s.components
         )
@@ -142,7 +144,6 @@ class _Check:
             rows = self._said.read().decode(errors="replace").splitlines()
             raise _CheckError(rows[-1] if rows else f"the check ended with {code}")
         self._out.seek(0)
-        # No databases of single components: those would be compiled here, when one is first asked for.
         return Engine(*loaded_rules(self._out.read()))
 
     def close(self) -> None:

@@ -78,6 +78,22 @@ def test_the_signatures_come_with_it(folder):
     assert shipped == ruleset_of(json.loads(json.dumps(load_ruleset().document())))
 
 
+@pytest.mark.parametrize("component", ["raylet", "kernel", "worker"])
+def test_what_a_component_can_mean_is_found_as_by_all(tmp_path, component):
+    """In the text of every sample: the same hits less those of signatures that do not apply, new and from the cache."""
+    shipped = load_ruleset()
+    samples = (x.text for s in shipped.signatures for x in (*s.hits, *s.misses))
+    data = "\n".join(samples).encode()
+    for _ in range(2):
+        ruleset, every, narrow = load_rules(rule_texts(), tmp_path / "raywatch")
+        found = [
+            h for h in every.scan(data) if ruleset.signatures[h.signature].applies_to(component)
+        ]
+
+        assert narrow.of(component).scan(data) == found
+        assert 20 < len(found) < len(every.scan(data))
+
+
 def test_a_start_from_the_cache_reads_no_yaml(folder):
     """What parses and checks is not even imported: it would cost more than the rest of a start."""
     code = (
