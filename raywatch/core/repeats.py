@@ -25,6 +25,7 @@ from raywatch.model import HIT_BITS, Chunk, Record
 STORM = 64  # hits at once, from which repeats are looked for
 MAX_SHAPES = 4096  # that are remembered; then all are forgotten and learned again
 MAX_IDENTITIES = 1024  # of one shape; whoever comes later is counted with the others
+MAX_KEPT = 65_536  # of all shapes together, with the numbers that they are known by: some 20 MB
 MAX_NEW = 128  # lines of one chunk that are expanded because they say something new, and
 FEW = 4  # of one group of signatures at the least
 SURE = 4096  # lines of one shape that are asked whom they name; from then on each SAMPLEth is
@@ -152,6 +153,7 @@ class Repeats:
         self._rules: dict[int, _Rule] = {}  # of those that were hit
         self._tables: dict[tuple[str, str], _Table] = {}  # of each file
         self._size = 0  # shapes in all
+        self._kept = 0  # identities and numbers in all
         self._number = 0  # of the chunk
         self._new = 0  # lines in it that are expanded because they say something new
         self._waiting: list[_Repeat] = []
@@ -166,7 +168,7 @@ class Repeats:
     def forget(self) -> None:
         """Begin anew, for another file or time: the next line of every shape is expanded. Counts are kept."""
         self._tables.clear()
-        self._size = 0
+        self._size = self._kept = 0
 
     def drain(self) -> list[tuple[Line, int]]:
         """Return the last line of what was counted, and how many it stands for."""
@@ -293,16 +295,19 @@ class Repeats:
             if repeat is None and (shape.unless or group.latest is None):
                 crowded = False
             elif repeat is None:
-                crowded = self._is_crowded(group) or len(shape.known) >= MAX_IDENTITIES
+                full = len(shape.known) >= MAX_IDENTITIES or self._kept >= MAX_KEPT
+                crowded = full or self._is_crowded(group)
             if repeat is None and not crowded:
                 group.latest = shape.known[who] = shape.numbers[digits] = _Repeat(group.signatures)
                 self._is_crowded(group)
                 group.new += 1
                 self._new += 1
+                self._kept += 2
                 return None
             repeat = repeat or group.latest
-            if repeat is not None and len(shape.numbers) < SURE:
+            if repeat is not None and len(shape.numbers) < SURE and self._kept < MAX_KEPT:
                 shape.numbers[digits] = repeat
+                self._kept += 1
         group.latest = repeat
         return repeat
 

@@ -139,6 +139,26 @@ def test_a_storm_of_names_is_bounded(monkeypatch):
     assert sum(f.count for f in found) == 500
 
 
+def test_what_is_kept_of_all_shapes_is_bounded(monkeypatch):
+    """Identities and the numbers that they are known by, whatever the storm; none is lost."""
+    monkeypatch.setattr(module, "MAX_KEPT", 100)
+    repeats = Repeats(ENGINE.ruleset)
+    found: list[Finding] = []
+    for i in range(0, 2000, 100):
+        names = [int(str(n), 16) for n in range(i, i + 100)]  # ids of digits alone: one shape
+        rows = [GCS.replace("12:00:0{n}", "12:00:00").format(n=n) for n in names]
+        data = "\n".join([*rows, ""]).encode()
+        chunk = chunk_of("gcs_server.out", data, i, final=True)
+        found += examine(ENGINE, chunk, UTC, repeats=repeats).findings
+        shapes = [
+            s for t in repeats._tables.values() for g in t.values() for s in g.shapes.values()
+        ]
+        assert sum(len(s.known) + len(s.numbers) for s in shapes) <= 100 + 2
+    found += counted(ENGINE, repeats, UTC)[0]
+
+    assert sum(f.count for f in found) == 2000
+
+
 def test_facts_are_not_counted():
     """What they say differs each time: the oldest and the newest of a storm are expanded."""
     line = "Checkpoint successfully created at: Checkpoint(filesystem=local, path=/mnt/run/checkpoint_{n:06})\n"
