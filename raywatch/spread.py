@@ -8,6 +8,7 @@ from datetime import tzinfo
 from itertools import chain, islice
 
 from raywatch.archive import Tick, is_tar, is_url, packing_of
+from raywatch.collect.raylogs import describe
 from raywatch.pieces import Done, Piece, Task, examine_task, tasks_of
 from raywatch.pipeline import Engine
 
@@ -43,10 +44,21 @@ def examine_here(
     if jobs > 1 and (far or weight >= WORTH):
         from raywatch.processes import examine_in_processes  # noqa: PLC0415 - little input has no use for it
 
+        _compile_first(engine, first)
         yield from examine_in_processes(engine, every, zone, tick, jobs=jobs)
         return
     for number, task in enumerate(every):
         yield number, task, examine_task(engine, task, zone, tick)
+
+
+def _compile_first(engine: Engine, tasks: Sequence[Task]) -> None:
+    """Have once what all processes will need; what is compiled in each takes as many times as long."""
+    for name in {p.path for task in tasks for p in task}:
+        packing = packing_of(name)
+        ending = next((e for e in packing.endings if name.endswith(e)), "") if packing else ""
+        source = describe(name.removesuffix(ending))
+        if source is not None:
+            engine.matcher_of(source.component)
 
 
 def _weight(piece: Piece) -> int:

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "compiled": {"core"},
     "pipeline": {"model", "core", "collect", "compiled", "resources"},
     "pieces": {"model", "collect", "archive", "nodes", "pipeline", "reading", "unwrapped"},
-    "spread": {"archive", "pieces", "pipeline", "processes"},
+    "spread": {"archive", "collect", "pieces", "pipeline", "processes"},
     "processes": {"archive", "pieces", "pipeline"},
 }
 SHELL_ROOMS = {"collect", "resume", "store", "metrics", "web"}

@@ -96,7 +96,8 @@ def test_a_driver_started_by_hand_goes_on(cluster, tmp_path):
     assert (told["env"]["RAYWATCH_STEP"], told["env"]["RAYWATCH_ATTEMPT"]) == (str(step), "1")
     assert Path(told["env"]["RAYWATCH_CHECKPOINT"]).is_dir()
     assert told["document"]["incident"]["root"]["text"]
-    assert re.search(rf"rank 0 of 2 starts at step {step + 1} on", second.read_text())
+    # Ray shows one of the two lines, which differ by a number, whichever came first.
+    assert re.search(rf"rank \d of 2 starts at step {step + 1} on", second.read_text())
     assert action["first_step"] > step
 
 
