@@ -219,7 +219,7 @@ def opened(
             if is_tar(name):
                 yield from _tar(label, unpacked, depth)
             else:
-                yield from opened(label[: -len(_ending(name))], unpacked, depth=depth + 1)
+                yield from opened(label[: -len(ending_of(name))], unpacked, depth=depth + 1)
     elif is_tar(name):
         yield from _tar(label, raw, depth)
     else:
@@ -235,11 +235,12 @@ def packing_of(path: str) -> Packing | None:
 
 def is_tar(name: str) -> bool:
     """Say by its name whether a file is a tar once it is unpacked."""
-    ending = _ending(name)
+    ending = ending_of(name)
     return ending.startswith(".t") or name[: len(name) - len(ending)].endswith(".tar")
 
 
-def _ending(name: str) -> str:
+def ending_of(name: str) -> str:
+    """Return the end of a name that says how the file is packed, or nothing."""
     return next((e for p in PACKINGS for e in p.endings if name.endswith(e)), "")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from datetime import tzinfo
 from itertools import chain, islice
 
-from raywatch.archive import Tick, is_tar, is_url, packing_of
+from raywatch.archive import Tick, ending_of, is_tar, is_url, packing_of
 from raywatch.collect.raylogs import describe
 from raywatch.pieces import Done, Piece, Task, examine_task, tasks_of
 from raywatch.pipeline import Engine
@@ -54,9 +54,7 @@ def examine_here(
 def _compile_first(engine: Engine, tasks: Sequence[Task]) -> None:
     """Have once what all processes will need; what is compiled in each takes as many times as long."""
     for name in {p.path for task in tasks for p in task}:
-        packing = packing_of(name)
-        ending = next((e for e in packing.endings if name.endswith(e)), "") if packing else ""
-        source = describe(name.removesuffix(ending))
+        source = describe(name.removesuffix(ending_of(name)))
         if source is not None:
             engine.matcher_of(source.component)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import tzinfo
 
 from raywatch.core.wrappers import Wrapping
+from raywatch.linecount import newlines
 from raywatch.model import Fact, Finding, Source
 from raywatch.pipeline import Engine
 from raywatch.reading import Read, Stream, examine_stream
@@ -118,8 +119,9 @@ class Unwrapped:
             self._ready += self._unwrapped(whole)
         else:
             self._ready += whole
-            self._line += whole.count(b"\n")
-            self._own += whole.count(b"\n")
+            passed = newlines(whole)
+            self._line += passed
+            self._own += passed
         if not self._left and not self._ended:
             self._left = self._decoded(self._take())
 
