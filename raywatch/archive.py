@@ -18,6 +18,7 @@ from raywatch.model import RaywatchError
 from raywatch.unpack import PACKINGS, Packing, Unpacked
 
 HEAD = 1 << 16  # bytes by which a file is known
+_BLOCK = 1 << 20  # bytes behind which a checksum stands: 900 KB of bzip2 at most
 _DEEP = 4  # archives in archives; a deeper one is a trap
 _TAR_HEADERS = 16 << 20  # bytes of headers before one member of a tar
 _BROKEN = (OSError, EOFError, ValueError, tarfile.TarError)
@@ -117,9 +118,17 @@ class Guarded:
             size += got
         self._head = bytes(buffer[: min(HEAD, size)])
         if is_binary(self._head):
+            self._find_damage()
             self._raw = None
             return 0
         return size
+
+    def _find_damage(self) -> None:
+        """Read on for a block: what looks binary may be damage, and the checksum that tells it stands behind it."""
+        block = memoryview(bytearray(HEAD))
+        left = 0 if self._guess else _BLOCK
+        while left > 0 and (got := self._read(block)):
+            left -= got
 
     def _read(self, buffer: memoryview) -> int:
         if self._raw is None:

@@ -93,6 +93,20 @@ def test_damage_ends_a_stream_with_its_reason_and_never_raises(packing, data):
     assert packing.name == "zstd" or changed.why or found == TEXT[:20_000]
 
 
+def test_damage_that_looks_binary_is_damage():
+    """A byte of bzip2 changed: what comes first holds zeros, and only the block's checksum says that it is wrong."""
+    bzip2 = next(p for p in PACKINGS if p.name == "bzip2")
+    packed = bytearray(PACK["bzip2"](TEXT[:20_000]))
+    packed[2394] ^= 85
+    changed = Guarded(Unpacked(io.BytesIO(bytes(packed)), bzip2))
+
+    assert drained(changed) == b""
+    assert "damaged" in changed.why
+
+    sound = Guarded(Unpacked(io.BytesIO(PACK["bzip2"](bytes(range(256)) * 400)), bzip2))
+    assert (drained(sound), sound.why) == (b"", "")  # binary, and nothing is wrong with it
+
+
 def test_archives_in_an_archive(tmp_path):
     """A rotated .gz, a tar of another node and a text, in a tar; each with the name that tells what it is."""
     inner = gzip.compress(tar_of({"raylet.out": b"r\n", "raylet.out.1.zst": PACK["zstd"](TEXT)}))

@@ -224,7 +224,9 @@ def test_an_end_ends_all_processes(tmp_path, number, code):
     frame = bytes(zstd.compress(QUIET.encode() * 5000))
     for n in range(2):
         (tmp_path / f"worker-{n:056x}-ffffffff-12.err.zst").write_bytes(frame * 2000)
-    argv = [sys.executable, "-m", "raywatch", "scan", "-j", "2", str(tmp_path)]
+    # Whatever started the tests: what a shell puts into the background ignores Ctrl-C, and so would a child of it.
+    plain = ["env", "--default-signal=INT", sys.executable, "-m", "raywatch"]
+    argv = [*plain, "scan", "-j", "2", str(tmp_path)]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as scan:
         until(lambda: len(children_of(scan.pid)) == 2, 60, "two processes")
         workers = children_of(scan.pid)
