@@ -71,7 +71,8 @@ class Above:
         self._data, self._own = data, own
         self._floor = max(floor, own.start - MAX_RECORD)
         self._lines: list[Line] = []
-        self._more = self._read()
+        # It knows nothing of this object: a ring of references would keep megabytes until garbage is looked for.
+        self._more = _of_same_process(data, own, self._floor)
 
     def dated(self) -> int | None:
         """Return where the nearest record above begins, of whatever process."""
@@ -85,27 +86,31 @@ class Above:
             end = start - 1
         return None
 
-    def _read(self) -> Iterator[Line]:
-        data, own, end = self._data, self._own, self._own.start - 1
-        before = newline_before(data, own)
-        while end > self._floor and len(self._lines) < MAX_LINES:
-            found = data.rfind(before, self._floor, end)
-            if found < 0 and not data.startswith(before[1:], self._floor):
-                return
-            start = found + 1 if found >= 0 else self._floor
-            line = line_of(data, start, eol(data, start))
-            if line.stream == own.stream:
-                self._lines.append(line)
-                yield line
-            end = start - 1
-
     def __iter__(self) -> Iterator[Line]:
         yield from tuple(self._lines)
-        yield from self._more
+        for line in self._more:
+            self._lines.append(line)
+            yield line
 
     def down_to(self, line: Line) -> Sequence[Line]:
         """Return the lines between a line and the place, nearest to the place first."""
         return self._lines[: self._lines.index(line)]
+
+
+def _of_same_process(data: bytes, own: Line, floor: int) -> Iterator[Line]:
+    """Yield the lines of a line's process above it, nearest first, MAX_LINES of them at most."""
+    left, end = MAX_LINES, own.start - 1
+    before = newline_before(data, own)
+    while left and end > floor:
+        found = data.rfind(before, floor, end)
+        if found < 0 and not data.startswith(before[1:], floor):
+            return
+        start = found + 1 if found >= 0 else floor
+        line = line_of(data, start, eol(data, start))
+        if line.stream == own.stream:
+            left -= 1
+            yield line
+        end = start - 1
 
 
 def newline_before(data: bytes, line: Line) -> bytes:

@@ -1,5 +1,6 @@
 """The record around a hit: whole, dated, without prefixes."""
 
+import gc
 from datetime import timezone
 
 import pytest
@@ -201,3 +202,27 @@ def test_what_ray_tells_below_an_exception_belongs_to_it():
         "\nstep\n"
     )
     assert record_at(b"step: 3\n\ttab\n", b"tab").text == "\ttab"
+
+
+@pytest.mark.parametrize(
+    ("data", "form"),
+    [
+        (b"step\nTraceback (most recent call last):\n  File 'a', line 1\nKeyError: 1\n", "text"),
+        (b"2026-11-23 10:00:00,123\tERROR a.py:1 -- it failed\nKeyError: 1\n", "python"),
+        (b"(f pid=7) I1123 10:00:00.123456  1 a.cc:1] KeyError: 1\n", "text"),
+    ],
+)
+def test_nothing_of_it_is_left(data, form):
+    """A ring of references keeps a megabyte until garbage is looked for, which the daemon does at its leisure."""
+    gc.collect()
+    gc.disable()
+    try:
+        known = set(map(id, _ours()))
+        record_at(data, b"KeyError", form)
+        assert not [o for o in _ours() if id(o) not in known]
+    finally:
+        gc.enable()
+
+
+def _ours():
+    return [o for o in gc.get_objects() if type(o).__module__.startswith("raywatch")]
