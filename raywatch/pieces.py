@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from raywatch.archive import (
     Member,
     Plain,
+    Stream,
     Tick,
     files_of,
     is_tar,
@@ -24,7 +25,7 @@ from raywatch.model import Fact, Finding, RaywatchError
 from raywatch.nodes import node_of_raylet
 from raywatch.pipeline import Engine
 from raywatch.reading import BUFFER, examine_stream, newlines_of
-from raywatch.unwrapped import Unwrapped, examine_unwrapped, has_layers
+from raywatch.unwrapped import Unwrapped, examine_unwrapped, is_wrapped
 
 SPAN = 1 << 26  # bytes of one piece of a large file
 _FEW = 8 << 20  # bytes of small files that go together
@@ -119,7 +120,12 @@ def _parts(file: str, size: int, span: int) -> Iterator[Piece]:
 def _is_wrapped(file: str, head: bytes) -> bool:
     """Say whether a file of an unknown kind is read without what stands before its lines, which needs its beginning."""
     source = describe(file)
-    return source is not None and source.component == "unknown" and has_layers(head)
+    return source is not None and source.component == "unknown" and is_wrapped(head)
+
+
+def _is_bare(stream: Stream) -> bool:
+    """Say whether a stream is a file with nothing around its lines, which need not be counted before somebody asks."""
+    return isinstance(stream, Plain) and not is_wrapped(stream.head())
 
 
 def _line_start(stream: Plain, at: int, size: int) -> int:
@@ -148,7 +154,7 @@ def _examine(
     source = describe(path) if path.rpartition("/")[2] not in _SKIP else None
     if source is not None:
         unknown = replace(source, node="")  # `nodes` tell it, once all are known
-        if source.component == "unknown" and piece.span is None:
+        if source.component == "unknown" and piece.span is None and not _is_bare(stream):
             seen = examine_unwrapped(engine, unknown, Unwrapped(stream, pasted=False), zone)
         else:
             seen = examine_stream(engine, unknown, stream, zone, span=piece.span, buffer=buffer)

@@ -158,8 +158,10 @@ class Unwrapped:
         return texts
 
 
-def has_layers(head: bytes) -> bool:
-    """Say whether something stands before each line of a text that begins so."""
+def is_wrapped(head: bytes) -> bool:
+    """Say whether a text that begins so has something to be taken off: a mark of its encoding, layers around its lines."""
+    if head.startswith(tuple(mark for mark, _ in _BOMS)):
+        return True
     return Wrapping(head[:_SAMPLE].decode(errors="replace")).layers > 0
 
 
