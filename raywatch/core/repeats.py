@@ -27,7 +27,7 @@ MAX_SHAPES = 4096  # that are remembered; then all are forgotten and learned aga
 MAX_IDENTITIES = 1024  # of one shape; whoever comes later is counted with the others
 MAX_KEPT = 65_536  # of all shapes together, with the numbers that they are known by: some 20 MB
 MAX_NEW = 128  # lines of one chunk that are expanded because they say something new, and
-FEW = 4  # of one group of signatures at the least
+FEW = 2  # of one group of signatures at the least
 SURE = 4096  # lines of one shape that are asked whom they name; from then on each SAMPLEth is
 SAMPLE = 64
 MANY = 1000
@@ -123,7 +123,7 @@ class _Group:
     crowds: dict[bytes, _Shape] = field(
         default_factory=dict
     )  # by kind: for who comes too late to be told apart
-    latest: _Repeat | None = None
+    latest: dict[tuple[bool, ...], _Repeat] = field(default_factory=dict)  # by what is excused
     sifted: int = 0  # number of the chunk that `new` is of
     new: int = 0
 
@@ -137,7 +137,9 @@ class _Shape:
     fact: bool  # and nothing but facts
     unless: bool
     known: dict[object, _Repeat] = field(default_factory=dict)
-    numbers: dict[bytes, _Repeat] = field(default_factory=dict)  # the same by the digits alone
+    numbers: dict[object, _Repeat] = field(
+        default_factory=dict
+    )  # the same, by its digits and what is excused alone
     asked: int = 0
 
 
@@ -281,34 +283,35 @@ class Repeats:
         group = shape.group
         shape.asked += 1
         if shape.asked > SURE and shape.asked % SAMPLE and not shape.unless:
-            return group.latest
+            return group.latest.get(())
         line = data[start:end] if end - start < _LONG else data[start : start + _LONG]
         digits = line.translate(None, _NO_DIGITS)
         if shape.kind is _DATED:
             digits = digits[_DATE:]
-        repeat = shape.numbers.get(digits)
+        excused = _excused(group, line) if shape.unless else ()
+        number = (digits, excused) if excused else digits
+        repeat = shape.numbers.get(number)
         if repeat is None:
-            if group.latest and not shape.unless and self._is_crowded(group):
-                return group.latest
-            who = _identity(shape, line)
+            latest = group.latest.get(excused)
+            if latest and self._is_crowded(group):
+                return latest
+            who = (excused, *_identity(shape, line))
             repeat = shape.known.get(who)
-            if repeat is None and (shape.unless or group.latest is None):
-                crowded = False
-            elif repeat is None:
+            if repeat is None:
                 full = len(shape.known) >= MAX_IDENTITIES or self._kept >= MAX_KEPT
-                crowded = full or self._is_crowded(group)
-            if repeat is None and not crowded:
-                group.latest = shape.known[who] = shape.numbers[digits] = _Repeat(group.signatures)
-                self._is_crowded(group)
-                group.new += 1
-                self._new += 1
-                self._kept += 2
-                return None
-            repeat = repeat or group.latest
-            if repeat is not None and len(shape.numbers) < SURE and self._kept < MAX_KEPT:
-                shape.numbers[digits] = repeat
+                if latest is None or not (full or self._is_crowded(group)):
+                    repeat = shape.known[who] = shape.numbers[number] = _Repeat(group.signatures)
+                    group.latest[excused] = repeat
+                    self._is_crowded(group)
+                    group.new += 1
+                    self._new += 1
+                    self._kept += 2
+                    return None
+                repeat = latest
+            if len(shape.numbers) < SURE and self._kept < MAX_KEPT:
+                shape.numbers[number] = repeat
                 self._kept += 1
-        group.latest = repeat
+        group.latest[excused] = repeat
         return repeat
 
     def fits(self, records: Sequence[Record], upto: int, chunk: Chunk) -> bool:
@@ -340,7 +343,12 @@ class Repeats:
             repeat.fresh = 0
 
 
-def _identity(shape: _Shape, line: bytes) -> object:
+def _excused(group: _Group, line: bytes) -> tuple[bool, ...]:
+    """Say which `unless` a line has: what is said by a line with one is not what others say."""
+    return tuple(bool(p.search(line)) for rule in group.rules for p in rule.unless)
+
+
+def _identity(shape: _Shape, line: bytes) -> Sequence[object]:
     found: list[object] = []
     if b"_id=" in line:
         found += _PAIR.findall(line)
@@ -350,11 +358,10 @@ def _identity(shape: _Shape, line: bytes) -> object:
         stream = STREAM_BYTES.match(line)
         found.append(stream[0] if stream else b"")
     for rule in shape.group.rules:
-        found += [bool(p.search(line)) for p in rule.unless]
         for pattern, names in rule.naming:
             match = pattern.search(line)
             found.append(match.group(*names) if match else None)
-    return tuple(found)
+    return found
 
 
 def _stands_alone(data: bytes, row: _Row, log_format: str, streams: _Streams) -> bool:
