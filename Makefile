@@ -8,6 +8,8 @@ CORPUS ?= tests/cases
 # Bare copies of the repositories that the held-out texts stand in.
 HELDOUT ?= .heldout
 ROUNDS ?= 10
+# Processes that test; one of them has all Ray clusters, one after the other. 0: this one.
+TESTERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check test test-fast score chaos bench bench-quick healthy versions clean
@@ -37,7 +39,7 @@ check: $(VENV)/.installed ## format, lint, types, laws of the house
 	$(BIN)/pytest -q tests/test_architecture.py
 
 test: $(VENV)/.installed $(VENV)/.tools ## all tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n $(TESTERS)
 
 test-fast: $(VENV)/.installed ## without Ray clusters and slow parts
 	$(BIN)/pytest -q -m 'not ray and not slow'

@@ -85,7 +85,7 @@ class DaemonProcess:
         self.process = start(argv, self.log) if start else started(argv, self.log, environ)
         try:
             self.url = str(until(self._listening, 30, "the daemon listens"))
-        except AssertionError:
+        except BaseException:  # Ctrl-C too
             self.kill()  # nobody else can
             raise
 

@@ -18,7 +18,9 @@ def seed(request):
     return int(request.config.getoption("--seed"))
 
 
-def test_what_is_killed_hundreds_of_times_does_everything_once(tmp_path, forge, seed, capsys):
+def test_what_is_killed_hundreds_of_times_does_everything_once(
+    tmp_path, forge, seed, record_property
+):
     """Two stories at a time, each with a store, a session, a Ray and a writer of its own."""
     folders = [tmp_path / str(n) for n in range(STORIES)]
     for folder in folders:
@@ -26,8 +28,7 @@ def test_what_is_killed_hundreds_of_times_does_everything_once(tmp_path, forge, 
     with ThreadPoolExecutor(2) as pool:
         told = pool.map(lambda n: tell(folders[n], seed + n, LIVES, forge), range(STORIES))
         figures = sum(told, Figures())
-    with capsys.disabled():
-        print(f"\n{figures}")
+    record_property("figures", str(figures))
 
     assert figures.kills > STORIES * LIVES * 0.95  # a full disk may forbid to start
     assert figures.interrupted > 10

@@ -37,6 +37,12 @@ def free_ports(count: int) -> list[int]:
         return [int(p.getsockname()[1]) for p in probes]
 
 
+def metric_ports() -> dict[str, str]:
+    """Ports that every head has alike unless it is told; taken by another's, they are a failure in its logs."""
+    names = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
+    return dict(zip(names, map(str, free_ports(len(names))), strict=True))
+
+
 class Process(NamedTuple):
     """A process that cannot be mistaken for a later one with its pid."""
 
@@ -260,7 +266,13 @@ def start_head(
         temp_dir,
         f"127.0.0.1:{port}",
         f"http://127.0.0.1:{dashboard}",
-        {**inherited, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **marks, **(environ or {})},
+        {
+            **inherited,
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            **metric_ports(),
+            **marks,
+            **(environ or {}),
+        },
         ray=ray,
         client=f"ray://127.0.0.1:{client}",
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemons import DaemonProcess, until
+from tests.ray.cluster import metric_ports
 
 pytestmark = pytest.mark.ray
 VICTIM = """
@@ -59,7 +60,7 @@ def cluster():
     """A head of one logical CPU in a folder of its own; ended by pid."""
     temp_dir = Path(tempfile.mkdtemp(prefix="rw", dir="/tmp"))
     port = free_port()
-    env = os.environ | {"RAY_TMPDIR": str(temp_dir), "RAY_AUTH_MODE": "disabled"}
+    env = os.environ | {"RAY_TMPDIR": str(temp_dir), "RAY_AUTH_MODE": "disabled"} | metric_ports()
     argv = [
         "start",
         "--head",

@@ -62,6 +62,15 @@ def saved(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def known(saved, tmp_path_factory):
+    """What is scanned, with the user's signatures, and what a scan here says of it."""
+    rules = tmp_path_factory.mktemp("rules") / "mine.yaml"
+    rules.write_text(RULES)
+    argv = ("--rules", rules, saved)
+    return argv, scan("-j", "1", *argv)[0]
+
+
 def scan(*argv, code=1, environ=None):
     """(JSON, standard error) of a scan."""
     done = subprocess.run(
@@ -76,12 +85,10 @@ def scan(*argv, code=1, environ=None):
 
 
 @pytest.mark.parametrize("client", [False, True], ids=["address", "client"])
-def test_it_says_what_it_says_here(cluster, saved, tmp_path, client):
+def test_it_says_what_it_says_here(cluster, known, client):
     """Folders, archives, the user's signatures; from a machine of the cluster and through Ray's client."""
     running, _ = cluster
-    (tmp_path / "mine.yaml").write_text(RULES)
-    argv = ("--rules", tmp_path / "mine.yaml", saved)
-    here, _ = scan("-j", "1", *argv)
+    argv, here = known
     address = running.client if client else running.address
     there, _ = scan("--on-ray", address, *argv, environ=running.environ)
 

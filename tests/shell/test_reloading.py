@@ -14,7 +14,7 @@ import pytest
 from raywatch.reloading import Reloading, _Check, main
 from tests.daemons import DaemonProcess, make_session, until
 from tests.shell.test_daemon import crash
-from tests.shell.test_examining import NOW, Life
+from tests.shell.test_examining import ENGINE, NOW, Life
 
 WORD, OTHER = "The flux capacitor is empty", "The hoverboard is out of range"
 SOON_S = 60.0  # a check has 4 s of a core, which others may want too
@@ -36,9 +36,8 @@ def line(text: str) -> str:
 class Case:
     """A daemon on a folder of rules."""
 
-    def __init__(self, folder: Path) -> None:
-        self.rules = folder / "rules"
-        self.rules.mkdir()
+    def __init__(self, folder: Path, rules: Path) -> None:
+        self.rules = rules
         self.log = make_session(folder) / "gcs_server.out"
         (self.rules / "first.yaml").write_text(rule("flux", "flux capacitor is empty", WORD))
         self.daemon = DaemonProcess(folder, folder / "state", "--rules", str(self.rules))
@@ -88,10 +87,18 @@ class Case:
             thread.join()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One folder of rules for all: what was compiled is kept by path and text."""
+    return tmp_path_factory.mktemp("rules")
+
+
 @pytest.fixture
-def case(tmp_path):
+def case(tmp_path, shared):
     """A daemon that ends with the test."""
-    case = Case(tmp_path)
+    for old in shared.iterdir():
+        old.unlink()
+    case = Case(tmp_path, shared)
     yield case
     case.daemon.kill()
 
@@ -182,7 +189,7 @@ def test_what_is_still_being_written_is_not_tried(tmp_path):
     """A change counts when two sweeps in a row saw the same."""
     file = tmp_path / "r.yaml"
     file.write_text("[]")
-    rules = Reloading([str(file)])
+    rules = Reloading([str(file)], ENGINE)
     tried = rules._tried
     for number in range(3):
         file.write_text("#" * (number + 3))
@@ -198,7 +205,7 @@ def test_what_is_still_being_written_is_not_tried(tmp_path):
 def test_the_lock_of_an_editor_is_no_rule_file(tmp_path):
     """Emacs makes a link to nowhere while a file is edited."""
     (tmp_path / "r.yaml").write_text("[]")
-    rules = Reloading([str(tmp_path)])
+    rules = Reloading([str(tmp_path)], ENGINE)
     tried = rules._tried
     (tmp_path / ".#r.yaml").symlink_to("me@here.1")
     for _ in range(3):
