@@ -13,7 +13,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "model": set(),
     "core": {"model", "core", "linecount"},
-    "collect": {"model", "collect", "httpbody"},
+    "notice": set(),
+    "collect": {"model", "notice", "collect", "httpbody"},
     "resume": {"model", "resume", "httpbody"},
     "store": {"model"},
     "metrics": {"model"},
