@@ -26,14 +26,18 @@ _UNIT = r"[\w.-]+ [\w.@/()-]{1,80}(?:\[\d+\])?: "
 
 
 class _Layer(NamedTuple):
-    """What may stand before each line, and which part of the lines must have it."""
+    """What may stand before each line, and which part of the lines must have it.
+
+    `below`: only behind another layer; alone it looks like any line of two words and a colon.
+    """
 
     pattern: re.Pattern[str]
     share: float
+    below: bool = False
 
 
 _LAYERS = tuple(
-    _Layer(re.compile(pattern), share)
+    _Layer(re.compile(pattern), share, below=pattern is _UNIT)
     for pattern, share in (
         (r"(?:&gt; ?|> ?)+", _MOST),  # quoted in a mail or an issue
         (rf"(?P<at>{_ISO}) std(?:out|err) (?P<tag>[FP])(?: |$)", _MOST),  # Kubernetes' CRI
@@ -112,7 +116,8 @@ class Wrapping:
         self._layers: list[re.Pattern[str]] = []
         who: set[str] = set()
         for _ in range(_DEEP):
-            layer = next((la.pattern for la in _LAYERS if _is_around(lines, la)), None)
+            told = (la for la in _LAYERS if self._layers or not la.below)
+            layer = next((la.pattern for la in told if _is_around(lines, la)), None)
             if layer is None:
                 break
             self._layers.append(layer)

@@ -164,3 +164,9 @@ def test_hostile_lines_are_bounded():
         '{"log":"' + "[" * 100_000,
     ):
         assert len(Wrapping(bomb).off(bomb).texts) <= 400
+
+
+@pytest.mark.parametrize("text", ["CUDA error: out of memory", "Triton Error: a\nTriton Error: b"])
+def test_two_words_and_a_colon_are_no_layer_of_their_own(text):
+    """What a journal leaves behind its time is taken off behind that only."""
+    assert read(text) == (text, None)
