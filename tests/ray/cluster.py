@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -154,10 +154,16 @@ class Cluster:
         """The session's folder; all nodes of this machine share it."""
         return (self.temp_dir / "session_latest").resolve()
 
-    def add_node(self, *, num_cpus: int = 1, resources: Mapping[str, float] | None = None) -> Node:
-        """Start one more raylet and wait until the cluster sees it."""
+    def add_node(
+        self,
+        *,
+        num_cpus: int = 1,
+        resources: Mapping[str, float] | None = None,
+        inside: Sequence[str] = (),
+    ) -> Node:
+        """Start one more raylet, `inside` of what another command line makes, and wait until the cluster sees it."""
         argv = [f"--address={self.address}", f"--resources={json.dumps(dict(resources or {}))}"]
-        return self._start(argv, num_cpus)
+        return self._start(argv, num_cpus, inside)
 
     def kill_node(self, node: Node) -> None:
         """SIGKILL the raylet and every process of a node at once, as if the machine had gone."""
@@ -219,11 +225,18 @@ class Cluster:
     def _mark(self, name: str) -> str:
         return f"{self.temp_dir}/{name}"
 
-    def _start(self, argv: list[str], num_cpus: int) -> Node:
+    def _start(self, argv: list[str], num_cpus: int, inside: Sequence[str] = ()) -> Node:
         name = f"node{len(list(self.temp_dir.glob('*.out')))}"
         agent, grpc, metrics = free_ports(3)
         argv = [
-            *(self.ray, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"),
+            *(
+                *inside,
+                self.ray,
+                "start",
+                "--block",
+                "--disable-usage-stats",
+                "--node-ip-address=127.0.0.1",
+            ),
             *(f"--node-name={name}", f"--num-cpus={num_cpus}", "--object-store-memory=80000000"),
             *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}"),
             *(f"--metrics-export-port={metrics}", *argv),
