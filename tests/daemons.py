@@ -84,7 +84,7 @@ class DaemonProcess:
         argv = arguments(temp_dir, state, *more)
         self.process = start(argv, self.log) if start else started(argv, self.log, environ)
         try:
-            self.url = str(until(self._listening, 30, "the daemon listens"))
+            self.url = str(until(self._listening, 60, "the daemon listens"))
         except BaseException:  # Ctrl-C too
             self.kill()  # nobody else can
             raise
