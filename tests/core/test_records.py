@@ -225,4 +225,4 @@ def test_nothing_of_it_is_left(data, form):
 
 
 def _ours():
-    return [o for o in gc.get_objects() if type(o).__module__.startswith("raywatch")]
+    return [o for o in gc.get_objects() if str(type(o).__module__).startswith("raywatch")]
