@@ -278,17 +278,19 @@ def demo(*, keep: bool, timeout_s: float, train_budget: bool) -> int:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True)
+@click.argument("files", nargs=-1)
 @_RULES
 @_JSON
 def explain(files: tuple[str, ...], *, rules: tuple[str, ...], as_json: bool) -> int:
-    """Say what a log or a pasted text means; `-` reads standard input.
+    """Say what a log or a pasted text means; `-`, or a pipe without FILES, is standard input.
 
     Exit code: 0 nothing failed, 1 something failed, 2 usage or input error.
     """
     from raywatch.explain import explain_exit_code, explain_files, render_explanations
 
-    explanations = explain_files(files, rules=rules)
+    if not files and sys.stdin.isatty():
+        raise click.UsageError("name FILES, or `-` to paste a text and end it with Ctrl-D")
+    explanations = explain_files(files or ("-",), rules=rules)
     click.echo(render_explanations(explanations, as_json=as_json))
     return explain_exit_code(explanations)
 

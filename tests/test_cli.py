@@ -55,7 +55,7 @@ def test_explain_answers_in_the_contracts_shape():
 
 def test_healthy_text_is_none():
     """Nothing failed: class none, exit code 0."""
-    code, out, _ = raywatch("explain", "--json", "-", text="step 1 loss=0.3 failed=0\n")
+    code, out, _ = raywatch("explain", "--json", text="step 1 loss=0.3 failed=0\n")
 
     assert (code, json.loads(out)["class"]) == (0, "none")
 

@@ -162,6 +162,26 @@ def test_nothing_that_stands_around_hides_an_exception(around):
     assert text.split("\n")[answer["line"] - 1] == around("ValueError: bad batch").split("\n")[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "class_id"),
+    [
+        (
+            'ERROR 05-02 21:36:34 [core.py:459] the call failed\nTraceback (most recent call last):\n  File "t.py", line 1, in f\n    g()',
+            "unknown_failure",
+        ),
+        (
+            'Traceback (most recent call last):\n  File "t.py", line 1, in f\n    g()',
+            "unknown_failure",
+        ),
+        ("ERROR the call failed\n" + TRACE, "user_exception"),
+        ("java.lang.IllegalStateException: no\n\tat a.b.C.d(C.java:24)", "unknown_failure"),
+    ],
+)
+def test_a_failure_without_its_reason_is_unknown_and_not_nothing(text, class_id):
+    """A traceback whose end is cut off, an exception of another language."""
+    assert explanation_json(explain(text))["class"] == class_id
+
+
 def test_an_answer_fits_a_terminal():
     """80 columns, the line among its neighbours, what it is not, what to do, the page; nothing drives the terminal."""
     text = "before\n" * 3 + EXIT + "\x1b[2J\nafter \u202e " + "x" * 500

@@ -84,7 +84,7 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
     """Return what a record means: a finding for each class in it, and facts. Same input, same output."""
     findings: dict[str, Finding] = {}
     facts: list[Fact] = []
-    judged = False  # whether a traceback was looked at
+    judged = False  # whether an exception was looked at
     found = zip(record.signatures, record.hit_lines, record.hit_numbers, strict=True)
     cause = innermost(record.text) if any(map(record.text.__contains__, _RAISING)) else None
     for number, line, at_line in found:
@@ -99,7 +99,8 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
         if cause is not None:
             fields |= _raised(cause, fields, of_user=failure.group == "user_code")
         if signature.id in GENERIC:
-            judged = True
+            # A traceback that is cut off or only echoes: its level still says that something failed.
+            judged = judged or cause is not None
             if cause is None or _is_no_failure(record, cause):
                 continue
             line, at_line = _line_of(record, cause)  # noqa: PLW2901 - the header says nothing
