@@ -88,7 +88,7 @@ def test_since_leaves_out_what_was_before(tmp_path):
         ("scan", "/does/not/exist"),
         ("scan", "--tz", "Mars/Base", "."),
         ("scan", "--since", "yesterdayish", "."),
-        ("explain",),
+        ("explain", "/does/not/exist"),
         ("rules", "check", "/does/not/exist"),
     ],
 )
