@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
+from raywatch.collect.cloud import LINK_LOCAL, hinted
 from raywatch.model import Hook, Mode, RaywatchError, ResumeRule
+from raywatch.notice import Provider
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,7 +31,9 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "listen": ("address", "hosts"),
     "store": ("path",),
     "rules": ("paths",),
+    "cloud": ("provider", "url"),
 }
+PROVIDERS = ("auto", "none", *get_args(Provider))
 RESUME = {
     "run": str,
     "mode": str,
@@ -79,6 +83,7 @@ class Config:
     store: Path = Path(STORE)
     rules: tuple[str, ...] = ()
     resume: tuple[ResumeRule, ...] = ()
+    clouds: Mapping[Provider, str] = field(default_factory=dict)  # metadata services to ask, by URL
 
 
 def find_config(named: str | None, env: Mapping[str, str]) -> Path | None:
@@ -151,6 +156,7 @@ class _Reader:
             store=Path(self._text(found, "store", "path", STORE)).expanduser(),
             rules=tuple(self._texts(found, "rules", "paths")),
             resume=tuple(self._rule(r, i) for i, r in enumerate(rules)),
+            clouds=self._clouds(found),
         )
 
     def _known(
@@ -187,12 +193,22 @@ class _Reader:
     def _dashboard(self, found: Mapping[str, object]) -> str:
         named = [self.env.get("RAY_API_SERVER_ADDRESS", ""), self.env.get("RAY_ADDRESS", "")]
         default = next((n for n in named if n.startswith(("http://", "https://"))), DASHBOARD)
-        url = self._text(found, "ray", "dashboard", default)
+        return self._url(found, "ray", "dashboard", default)
+
+    def _url(self, found: Mapping[str, object], section: str, key: str, default: str) -> str:
+        url = self._text(found, section, key, default)
         if not url.startswith(("http://", "https://")):
-            raise self.fail(
-                f"dashboard {url!r} must be a URL, like {DASHBOARD}", "ray", "dashboard"
-            )
+            raise self.fail(f"{key} {url!r} must be a URL, like {default}", section, key)
         return url
+
+    def _clouds(self, found: Mapping[str, object]) -> Mapping[Provider, str]:
+        url = self._url(found, "cloud", "url", LINK_LOCAL)
+        named = self._text(found, "cloud", "provider", "auto")
+        if named not in PROVIDERS:
+            words = ", ".join(PROVIDERS)
+            raise self.fail(f"provider {named!r} must be one of {words}", "cloud", "provider")
+        asked = hinted() if named == "auto" else [p for p in get_args(Provider) if p == named]
+        return dict.fromkeys(asked, url)
 
     def _rule(self, row: object, number: int) -> ResumeRule:
         if not isinstance(row, dict):

@@ -58,7 +58,7 @@ class Counting:
         self._rules, self._classes = rules, classes
         self.findings: Counter[tuple[str, str]] = Counter()  # (class, component)
         self.incidents: Counter[str] = Counter()
-        self.notices = 0
+        self.notices: Counter[str] = Counter()  # by who gave them: ray or a cloud
         stored = docs.get("counters", {})
         try:
             self._load(stored.get("-", "{}"))
@@ -73,7 +73,7 @@ class Counting:
         for key, count in COUNTERS.validate_json(text).items():
             kind, _, name = key.partition(" ")
             if kind == "n":
-                self.notices = count
+                self.notices[name or "ray"] = count
             elif kind == "i":
                 self.incidents[name] = count
             else:
@@ -85,18 +85,17 @@ class Counting:
         if self._changed:
             rows = {f"f {c} {where}": n for (c, where), n in self.findings.items()}
             rows |= {f"i {c}": n for c, n in self.incidents.items()}
-            yield Document(
-                "counters", "-", COUNTERS.dump_json({**rows, "n": self.notices}).decode()
-            )
+            rows |= {f"n {who}": n for who, n in self.notices.items()}
+            yield Document("counters", "-", COUNTERS.dump_json(rows).decode())
             self._changed = False
         if self._tally is not self._written:
             yield Document("counters", "tally", _TALLY.dump_json(self._tally).decode())
             self._written = self._tally
 
     def saw(
-        self, findings: Iterable[Finding], changes: Iterable[Change], notices: int, now: float
+        self, findings: Iterable[Finding], changes: Iterable[Change], drains: int, now: float
     ) -> None:
-        """Count what was found and what it did to the incidents; `notices` are new drains."""
+        """Count what was found and what it did to the incidents; `drains` are new ones of Ray's."""
         for finding in findings:
             self.findings[finding.class_id, finding.evidence.component] += finding.count
             self._changed = True
@@ -105,8 +104,12 @@ class Counting:
                 self.incidents[change.incident.class_id] += 1
                 self._changed = True
             self._tally = broke(self._tally, change.incident, change.finding, now)
-        if notices:
-            self.notices += notices
+        self.noticed("ray", drains)
+
+    def noticed(self, who: str, times: int = 1) -> None:
+        """Count notices that a node will be taken, by who gave them."""
+        if times:
+            self.notices[who] += times
             self._changed = True
 
     def did(

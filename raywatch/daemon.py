@@ -1,8 +1,7 @@
 """`raywatch daemon`: follow the logs of the current session, say what fails, show it over HTTP.
 
-One thread owns the state and the database: read, match, correlate, commit cursors and effects in one transaction,
-publish. A second thread serves what was published. Order of dying: finish the tick, stop serving, close the files,
-close the store.
+One thread owns state and database: read, match, correlate, commit cursors and effects in one transaction, publish. A
+second one serves what was published. Order of dying: finish the tick, stop serving, close the files, close the store.
 """
 
 from __future__ import annotations
@@ -20,17 +19,18 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from raywatch import __version__
-from raywatch.asking import Desk, Request
+from raywatch.asking import Desk
 from raywatch.collect.hints import Hints
 from raywatch.collect.raylogs import default_temp_dirs
 from raywatch.collect.resting import Cursor
 from raywatch.config import Config
-from raywatch.core.incidents import State, correlate_all, expire
+from raywatch.core.incidents import State, correlate_all, expire, note
 from raywatch.core.runs import Runs
 from raywatch.core.view import drain_json, incident_json, rfc3339, unknown_json
 from raywatch.counting import Counting
 from raywatch.examining import Examining, History
 from raywatch.following import Following, hold_many_files, label, two_sessions
+from raywatch.inbox import Inbox, take
 from raywatch.memory import documents, remembered
 from raywatch.metrics import MetricsView
 from raywatch.model import (
@@ -40,14 +40,15 @@ from raywatch.model import (
     Fact,
     FileId,
     Finding,
-    Observation,
     Outcome,
     SessionSeen,
 )
+from raywatch.notice import Notices
+from raywatch.noticing import Noticing
 from raywatch.pace import Pace, come_first, hold_garbage
 from raywatch.reloading import Reloading
-from raywatch.resuming import Look, Resuming
-from raywatch.service import Inbox, Service
+from raywatch.resuming import Resuming
+from raywatch.service import Service
 from raywatch.shown import Publisher, Written, source_row, ups
 from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 
@@ -88,6 +89,7 @@ class Daemon:
         self._history = History(docs.get(History.KIND, {}))
         self._examining = Examining(rules.engine, zone)
         self._resuming = Resuming(config.resume, classes, docs, started_at=started)
+        self._noticing = Noticing(docs)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
         self._endpoints: dict[str, EndpointHealth] = {}
@@ -95,9 +97,8 @@ class Daemon:
         self._swept_at = self._turned_at = self._committed_at = self._last_read_at = 0.0
         self._pace = Pace()
         self._show_at = 0.0
-        self._unshown = False
+        self._unshown = self._caught_up = False
         self._write_error = ""
-        self._caught_up = False
         self._opened: list[str] = []  # to be said once it is shown
         self._groups = {c.id: c.group for c in classes.values()}
         self._work_text = Written()
@@ -204,9 +205,8 @@ class Daemon:
             self.state, facts, findings, classes, undated_may_open=False
         )
         self._counting.saw(findings, changes, len(self.state.drains.keys() - known), now)
-        for change in changes:
-            if change.kind == "opened":
-                self._opened.append(f"id={change.incident.id} class={change.incident.class_id}")
+        opened = [c.incident for c in changes if c.kind == "opened"]
+        self._opened += [f"id={i.id} class={i.class_id}" for i in opened]
         if changes and self.service is not None:
             self.service.nudge()
         self.state, _ = expire(self.state, now, QUIET_S)
@@ -223,22 +223,14 @@ class Daemon:
 
     def _resume(self, facts: list[Fact], now: float) -> bool:
         """Take in what came from the other thread and decide; return whether anything did."""
-        seen: list[Observation | Look] = []
-        outcomes: list[Outcome] = []
-        requests: list[Request] = []
-        while not self.inbox.empty():
-            match self.inbox.get():
-                case Outcome() as outcome:
-                    outcomes.append(outcome)
-                case Request() as request:
-                    requests.append(request)
-                case item:
-                    seen.append(item)
-        for health in (s for s in seen if isinstance(s, EndpointHealth)):
-            self._endpoints[health.name] = health
-        for told in (s for s in seen if isinstance(s, SessionSeen)):
-            self._asked_session = told.session
+        seen, outcomes, requests, notices = take(self.inbox)
+        for item in seen:
+            if isinstance(item, EndpointHealth):
+                self._endpoints[item.name] = item
+            elif isinstance(item, SessionSeen):
+                self._asked_session = item.session
         self._resuming.learn(facts, seen, now)
+        self._notice(notices, now)
         for outcome in outcomes:
             log.warning("hook %s: %s %s", outcome.key, outcome.state, outcome.detail)
             self._resuming.outcome(outcome, now)
@@ -247,6 +239,13 @@ class Daemon:
             self._to_fire += self._resuming.decide(self.state.incidents, now)
         self._to_fire += self._desk.take(requests, self.state.incidents, now, self._closed())
         return bool(seen or outcomes or facts or requests or self._to_fire)
+
+    def _notice(self, heard: list[Notices], now: float) -> None:
+        self._noticing.hear(heard)
+        for told in self._noticing.tell(self._resuming.runs.nodes, now):
+            self._counting.noticed(told.notice.provider)
+            self.state = note(self.state, told.drain) if told.drain else self.state
+            self._correlate([told.finding], [], now)
 
     def _closed_to_all(self) -> str:
         """Say why nothing may be decided now."""
@@ -288,7 +287,8 @@ class Daemon:
 
     def _collect_documents(self, before: State, runs: Runs) -> None:
         changes = documents(before, self.state), self._resuming.documents(runs)
-        for document in chain(*changes, self._counting.documents()):
+        told = self._counting.documents(), self._noticing.documents()
+        for document in chain(*changes, *told):
             self._pending.docs[document.kind, document.id] = document.json
 
     def _collect_cursors(self, passed: int | None) -> None:
@@ -377,7 +377,7 @@ class Daemon:
             pairs=self._rules.pairs,
             incidents=dict(self._counting.incidents),
             open_incidents=open_now,
-            notices={"ray": self._counting.notices},
+            notices=self._counting.notices,
             read_bytes=dict(self._tailer.read_bytes),
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),

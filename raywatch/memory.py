@@ -25,6 +25,7 @@ Kind = Literal[
     "merged",
     "action",
     "start",
+    "notice",
 ]
 _INCIDENT = TypeAdapter(Incident)
 _DRAIN = TypeAdapter(Drain)

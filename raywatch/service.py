@@ -12,17 +12,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from raywatch.asking import UNAVAILABLE, Answer, Approve, Request, Resume, Want
+from raywatch.collect.cloud import CloudPoller, boot_id
 from raywatch.collect.dashboard import DashboardPoller
 from raywatch.collect.rayauth import Token, TokenError, find_token
 from raywatch.config import Config
+from raywatch.inbox import Inbox, Item
 from raywatch.metrics import RaywatchCollector
-from raywatch.model import Action, Observation, Outcome, RaywatchError, Run
+from raywatch.model import Action, RaywatchError, Run
 from raywatch.resume.checkpoints import look
 from raywatch.resume.hooks import HookRunner
 from raywatch.resume.jobs import JobsClient
@@ -32,9 +33,9 @@ from raywatch.resuming import Look
 from raywatch.shown import Publisher
 from raywatch.web import Api, ensure_token, make_app, port_of, serve
 
-Inbox: TypeAlias = "SimpleQueue[Observation | Look | Outcome | Request]"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 HOOK_GRACE_S = 10.0  # that hooks get when the daemon stops
+CLOUD_S = 1.0  # between two questions to a cloud: a notice is known within 2 s
 ASK_S = 20.0  # a person waits so long for an answer
 
 
@@ -69,6 +70,9 @@ class Service(threading.Thread):
         self._keeper = Keeper(self._packages, time.time)
         self._poller = DashboardPoller(
             config.dashboard, self._token, self._observed, clock=time.time, steady=time.monotonic
+        )
+        self._clouds = CloudPoller(
+            config.clouds, self._observed, clock=time.time, boot=boot_id(), poll_s=CLOUD_S
         )
         self.started = threading.Event()
         self.error: RaywatchError | None = None
@@ -120,11 +124,11 @@ class Service(threading.Thread):
         for waiting in self._waiting:
             _end(waiting)
 
-    def _tell(self, item: Observation | Look | Outcome | Request) -> None:
+    def _tell(self, item: Item) -> None:
         self._inbox.put(item)
         self._shown.wake()
 
-    def _observed(self, seen: Sequence[Observation]) -> None:
+    def _observed(self, seen: Sequence[Item]) -> None:
         for item in seen:
             self._inbox.put(item)
         self._shown.wake()
@@ -209,15 +213,16 @@ class Service(threading.Thread):
             self.started.set()
             return
         self.port = port_of(runner)
-        poller = self._loop.create_task(self._poller.run())
+        pollers = [self._loop.create_task(p.run()) for p in (self._poller, self._clouds)]
         self.started.set()
         await self._ended.wait()
-        poller.cancel()
+        for poller in pollers:
+            poller.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=HOOK_GRACE_S)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(poller, *self._tasks, return_exceptions=True)
+        await asyncio.gather(*pollers, *self._tasks, return_exceptions=True)
         await runner.cleanup()
 
 

@@ -63,6 +63,8 @@ WIRING = {
     "memory",
     "onray",
     "resuming",
+    "noticing",
+    "inbox",
     "asking",
     "demo_cluster",
     "demo_watch",

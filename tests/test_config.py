@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from raywatch.collect.cloud import LINK_LOCAL, hinted
 from raywatch.config import DASHBOARD, ConfigError, load_config, parse_address
 from raywatch.pipeline import load_ruleset
 
@@ -55,6 +56,13 @@ def test_a_whole_file_is_read(tmp_path):
     )
 
 
+def test_a_cloud_is_asked_where_it_is_named(tmp_path):
+    """By default only where the machine's firmware names one; never with `none`."""
+    assert load(tmp_path, "[cloud]\nprovider = 'gcp'").clouds == {"gcp": LINK_LOCAL}
+    assert load(tmp_path, "[cloud]\nprovider = 'none'").clouds == {}
+    assert load(tmp_path, "").clouds == dict.fromkeys(hinted(), LINK_LOCAL)
+
+
 def test_without_a_file_the_defaults_hold():
     """And the environment says where the dashboard is."""
     assert load_config(None, {}, CLASSES).dashboard == DASHBOARD
@@ -72,6 +80,14 @@ def test_without_a_file_the_defaults_hold():
             "raywatch.toml:3: unknown key dashbord; did you mean dashboard?",
         ),
         ("[ray]\ndashboard = 'h:1'", "raywatch.toml:2: dashboard 'h:1' must be a URL"),
+        (
+            "[cloud]\nprovider = 'amazon'",
+            "raywatch.toml:2: provider 'amazon' must be one of auto, none, aws",
+        ),
+        (
+            "[cloud]\nurl = '169.254.169.254'",
+            "raywatch.toml:2: url '169.254.169.254' must be a URL, like",
+        ),
         ("[listen]\naddress = '9265'", "raywatch.toml:2: address '9265' must be HOST:PORT"),
         ("[listen]\naddress = 'h:²'", "raywatch.toml:2: address 'h:²' must be HOST:PORT"),
         ("x = 1", "raywatch.toml:1: unknown key x"),

@@ -35,12 +35,13 @@ HEALTH_EVERY_S = 30.0
 TOKEN_S = 21_600  # of AWS, the longest that it gives
 SLOWLY = 10  # what is announced days or minutes ahead is asked so much more rarely
 DMI = Path("/sys/class/dmi/id")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 _FIELDS = ("sys_vendor", "board_vendor", "bios_vendor", "bios_version", "product_name")
 _AZURE_TAG = "7783-7084-3265-9085-8269-3286-77"  # sys_vendor is that of any Hyper-V
 _OK, _UNAUTHORIZED, _NOT_FOUND = 200, 401, 404
 _T = TypeVar("_T")
 Read = Callable[[bytes, Machine], "tuple[Notice, ...] | None"]
-Emit = Callable[[Sequence["Notices | EndpointHealth"]], None]
+Emit = Callable[[Sequence[Notices | EndpointHealth]], None]
 
 
 class Trouble(Exception):  # noqa: N818 - a way to answer, not an error of ours
@@ -59,6 +60,11 @@ def hinted(dmi: Path = DMI) -> tuple[Provider, ...]:
     if "google" in said:
         return ("gcp",)
     return ("azure",) if _field(dmi / "chassis_asset_tag") == _AZURE_TAG else ()
+
+
+def boot_id(path: Path = BOOT) -> str:
+    """Return the kernel's boot id, '' where there is none."""
+    return _field(path)
 
 
 def _field(path: Path) -> str:
