@@ -70,6 +70,9 @@ def versions() -> str:
     return ", ".join([mtail, *(r.version for r in ripgreps()), version(["wc", "--version"])])
 
 
+_LONG = re.compile(r"\{([01]),\d{4,}\}")
+
+
 def plain(pattern: str) -> str:
     """A signature's expression for engines that join several: without names of groups."""
     return re.sub(r"\(\?P<\w+>", "(?:", pattern)
@@ -81,11 +84,15 @@ def write_patterns(path: Path, ruleset: Ruleset) -> None:
 
 
 def write_program(path: Path, ruleset: Ruleset) -> None:
-    """Write mtail's program: each signature's expressions as one, and what it counted."""
+    """Write mtail's program: each signature's expressions as one, and what it counted.
+
+    Go's engine counts to 1000: what may be repeated more often may be for ever there.
+    """
     parts = []
     for number, signature in enumerate(ruleset.signatures):
         forms = [f"(?:{plain(p)})" for p in signature.any]
-        expression = "|".join(forms).replace("/", r"\/")
+        expression = _LONG.sub(lambda m: "*" if m[1] == "0" else "+", "|".join(forms))
+        expression = expression.replace("/", r"\/")
         parts.append(f"counter s{number}\n/{expression}/ {{\n  s{number}++\n}}\n")
     path.write_text("".join(parts))
 
