@@ -142,6 +142,32 @@ def test_a_crash_before_the_commit_tells_it_again_and_one_after_it_does_not(tmp_
             daemon._commit(NOW + 9, force=True)
 
 
+def test_the_end_of_a_node_that_its_cloud_announced_was_a_preemption(tmp_path):
+    """Ray says of it only that heartbeats are missing; the notice is the line that proves it. Without it the node was lost."""
+    stamp = "[2027-01-15 08:01:50,000 I 10 10] (gcs_server) gcs_node_manager.cc:734: "
+    why = "death message = health check failed due to missing too many heartbeats"
+    died = f"{stamp}, death reason = UNEXPECTED_TERMINATION, {why} node_id={NODE} node_name=w\n"
+    found = {}
+    for name, lists in (("told", [LIST]), ("silent", [])):
+        logs = make_session(tmp_path / name)
+        with daemon_on(tmp_path / name) as daemon:
+            daemon.tick(NOW, Hints())
+            for item in (SEEN, *lists):
+                daemon.inbox.put(item)
+            daemon.tick(NOW + 1, Hints())
+            assert daemon.state.incidents == ()  # a warning opens none
+            (logs / "gcs_server.out").write_text(died)
+            for at in (111, 113, 120):
+                daemon.tick(NOW + at, Hints())
+            (incident,) = daemon.state.incidents
+            found[name] = (incident.class_id, incident.root.component, incident.acts)
+
+    assert found == {
+        "told": ("spot_preemption", "event", True),
+        "silent": ("node_lost", "gcs", True),
+    }
+
+
 class WithNode(FakeRay):
     """Ray that knows this machine's node."""
 
