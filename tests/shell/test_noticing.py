@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -168,40 +165,22 @@ def test_the_end_of_a_node_that_its_cloud_announced_was_a_preemption(tmp_path):
     }
 
 
-class WithNode(FakeRay):
-    """Ray that knows this machine's node."""
+class OnSpot(FakeRay):
+    """Ray that knows this machine's node, and the machine's metadata service beside it."""
+
+    def __init__(self, clouds):
+        super().__init__()
+        self._clouds = clouds
 
     def routes(self):
-        """And its list of nodes."""
+        """Its list of nodes, and AWS' paths."""
         row = {"node_id": NODE, "node_ip": "10.0.3.7", "state": "ALIVE", "is_head_node": False}
 
         async def nodes(_request):
             return _state(row)
 
-        return [web.get("/api/v0/nodes", nodes), *super().routes()]
-
-
-@contextmanager
-def served(clouds):
-    """The metadata service in a thread of its own; its URL."""
-    loop, ready, url = asyncio.new_event_loop(), threading.Event(), []
-    ended = asyncio.Event()
-
-    async def serve():
-        async with clouds.served() as address:
-            url.append(address)
-            ready.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield url[0]
-    finally:
-        loop.call_soon_threadsafe(ended.set)
-        thread.join(10)
-        loop.close()
+        asked = web.route("*", "/latest/{any:.*}", self._clouds.answer)
+        return [asked, web.get("/api/v0/nodes", nodes), *super().routes()]
 
 
 def test_a_notice_is_a_drain_in_the_snapshot_and_a_source_that_is_up(tmp_path, monkeypatch):
@@ -209,9 +188,9 @@ def test_a_notice_is_a_drain_in_the_snapshot_and_a_source_that_is_up(tmp_path, m
     make_session(tmp_path)
     clouds = Clouds()
     clouds.values |= {"instance-id": "i-0b662ef9931388ba0", "local-ipv4": "10.0.3.7"}
-    with WithNode() as ray, served(clouds) as url:
+    with OnSpot(clouds) as ray:
         config = tmp_path / "raywatch.toml"
-        config.write_text(CONFIG.format(ray=ray.url, cloud=url))
+        config.write_text(CONFIG.format(ray=ray.url, cloud=ray.url))
         monkeypatch.setenv("RAYWATCH_CONFIG", str(config))
         daemon = DaemonProcess(tmp_path, tmp_path / "state")
 
