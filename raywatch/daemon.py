@@ -20,6 +20,7 @@ from queue import SimpleQueue
 
 from raywatch import __version__
 from raywatch.asking import Desk
+from raywatch.cluster import Cluster
 from raywatch.collect.hints import Hints
 from raywatch.collect.raylogs import default_temp_dirs
 from raywatch.collect.resting import Cursor
@@ -33,23 +34,14 @@ from raywatch.following import Following, hold_many_files, label, two_sessions
 from raywatch.inbox import Inbox, take
 from raywatch.memory import documents, remembered
 from raywatch.metrics import MetricsView
-from raywatch.model import (
-    Action,
-    Chunk,
-    EndpointHealth,
-    Fact,
-    FileId,
-    Finding,
-    Outcome,
-    SessionSeen,
-)
+from raywatch.model import Action, Chunk, Fact, FileId, Finding, Outcome
 from raywatch.notice import Notices
 from raywatch.noticing import Noticing
 from raywatch.pace import Pace, come_first, hold_garbage
 from raywatch.reloading import Reloading
-from raywatch.resuming import Resuming
+from raywatch.resuming import Look, Resuming
 from raywatch.service import Service
-from raywatch.shown import Publisher, Written, source_row, ups
+from raywatch.shown import Publisher, Written
 from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 
 log = logging.getLogger("raywatch.daemon")
@@ -92,8 +84,7 @@ class Daemon:
         self._noticing = Noticing(docs)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
-        self._endpoints: dict[str, EndpointHealth] = {}
-        self._asked_session = ""  # the one that the dashboard says it is of
+        self._cluster = Cluster()
         self._swept_at = self._turned_at = self._committed_at = self._last_read_at = 0.0
         self._pace = Pace()
         self._show_at = 0.0
@@ -224,12 +215,10 @@ class Daemon:
     def _resume(self, facts: list[Fact], now: float) -> bool:
         """Take in what came from the other thread and decide; return whether anything did."""
         seen, outcomes, requests, notices = take(self.inbox)
-        for item in seen:
-            if isinstance(item, EndpointHealth):
-                self._endpoints[item.name] = item
-            elif isinstance(item, SessionSeen):
-                self._asked_session = item.session
-        self._resuming.learn(facts, seen, now)
+        said = self._cluster.learn((s for s in seen if not isinstance(s, Look)), now)
+        if said.findings or said.facts:
+            self._correlate(*said, now)
+        self._resuming.learn(facts + said.facts, seen, now)
         self._notice(notices, now)
         for outcome in outcomes:
             log.warning("hook %s: %s %s", outcome.key, outcome.state, outcome.detail)
@@ -253,7 +242,7 @@ class Daemon:
             return "the daemon ends"
         if not self._caught_up:
             return "the daemon still reads what was there before it started: ask again"
-        return two_sessions(self._logs.name or "", self._asked_session)
+        return two_sessions(self._logs.name or "", self._cluster.session)
 
     def _closed(self) -> str:
         if reason := self._closed_to_all():
@@ -356,16 +345,17 @@ class Daemon:
             return {
                 "drains": [drain_json(d) for d in drains.values()],
                 "unknown": unknown_json(unknown),
+                **self._cluster.shown(),
                 **self._resuming.shown(),
             }
 
         made_of = (drains, unknown, self._resuming.runs, self._resuming.ledger)
-        return self._work_text.of(made_of, rows)
+        return self._work_text.of((*made_of, *self._cluster.made_of()), rows)
 
     def _sources(self) -> list[dict[str, str | int | None]]:
         return [
             {**self._logs.row(), "last_at": rfc3339(self._last_read_at)},
-            *map(source_row, self._endpoints.values()),
+            *self._cluster.sources(),
         ]
 
     def _metrics(self) -> MetricsView:
@@ -384,7 +374,7 @@ class Daemon:
             polling=self._logs.is_polling(),
             sources={
                 "logs": (self._logs.session is not None, self._last_read_at),
-                **ups(self._endpoints.values()),
+                **self._cluster.ups(),
             },
             ticks=tuple(self._pace.ticks),
             tick_seconds=self._pace.tick_seconds,

@@ -6,8 +6,9 @@ from queue import SimpleQueue
 from typing import NamedTuple, TypeAlias
 
 from raywatch.asking import Request
-from raywatch.model import Observation, Outcome
+from raywatch.model import Outcome
 from raywatch.notice import Notices
+from raywatch.observations import Observation
 from raywatch.resuming import Look
 
 Item: TypeAlias = Observation | Look | Outcome | Request | Notices

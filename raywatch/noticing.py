@@ -14,8 +14,9 @@ from typing import Literal
 
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
-from raywatch.model import Entity, Evidence, Fact, Finding, NodeSeen, Subject, Trust
+from raywatch.model import Entity, Evidence, Fact, Finding, Subject, Trust
 from raywatch.notice import Machine, Notice, NoticeKind, Notices
+from raywatch.observations import NodeSeen
 
 log = logging.getLogger("raywatch.notices")
 KIND: Literal["notice"] = "notice"

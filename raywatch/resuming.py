@@ -33,11 +33,11 @@ from raywatch.model import (
     FailureClass,
     Hook,
     Incident,
-    Observation,
     Outcome,
     ResumeRule,
     Run,
 )
+from raywatch.observations import Observation
 
 _RUN = TypeAdapter(Run)
 _ACTION = TypeAdapter(Action)

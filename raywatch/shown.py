@@ -13,7 +13,8 @@ from raywatch import __version__
 from raywatch.core.runs import Runs, runs_hurt
 from raywatch.core.view import incident_json, rfc3339
 from raywatch.metrics import MetricsView
-from raywatch.model import EndpointHealth, FailureClass, Incident
+from raywatch.model import FailureClass, Incident
+from raywatch.observations import EndpointHealth
 
 GONE = 1000  # ids of incidents that went, which are remembered for those who ask what changed
 

@@ -19,8 +19,8 @@ import aiohttp
 
 from raywatch.collect import metadata
 from raywatch.httpbody import whole
-from raywatch.model import EndpointHealth
 from raywatch.notice import Machine, Notice, Notices, Provider
+from raywatch.observations import EndpointHealth
 
 log = logging.getLogger("raywatch.cloud")
 LINK_LOCAL = "http://169.254.169.254"

@@ -23,7 +23,7 @@ from raywatch.collect.rayjson import (
 )
 from raywatch.collect.trainstate import TrainGate, off_reason
 from raywatch.httpbody import whole
-from raywatch.model import (
+from raywatch.observations import (
     ActorSeen,
     EndpointHealth,
     JobSeen,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from raywatch.model import (
+from raywatch.observations import (
     ActorSeen,
     JobSeen,
     NodeSeen,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from raywatch.model import ActorSeen, EndpointHealth, Observation, SessionSeen, TrainRunSeen
+from raywatch.observations import ActorSeen, EndpointHealth, Observation, SessionSeen, TrainRunSeen
 
 CONTROLLER = "TrainController"  # the class of Ray Train v2's controller actor
 OFF_FIRST_S = 10.0  # the state actor comes up with the first run

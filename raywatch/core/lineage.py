@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from raywatch.model import ActorSeen, Checkpoint, Entity, JobSeen, NodeSeen, Run
+from raywatch.model import Checkpoint, Entity, Run
+from raywatch.observations import ActorSeen, JobSeen, NodeSeen
 
 MAX_RUNS = 500  # a busy cluster submits for years; the oldest ended runs are forgotten
 MAX_ROWS = 5000  # of each index

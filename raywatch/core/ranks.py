@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from raywatch.core.lineage import Runs
-from raywatch.model import ActorSeen, Rank, Run
+from raywatch.model import Rank, Run
+from raywatch.observations import ActorSeen
 
 
 def identified(runs: Runs, run: Run) -> Run:

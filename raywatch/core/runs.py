@@ -43,17 +43,12 @@ from raywatch.core.standing import (
     touches_life,
 )
 from raywatch.core.trainfacts import apply_fact, is_of_worker, ranks_of
-from raywatch.model import (
+from raywatch.model import Checkpoint, CheckpointProblem, Entity, Fact, Run, RunStatus
+from raywatch.observations import (
     ActorSeen,
-    Checkpoint,
-    CheckpointProblem,
-    Entity,
-    Fact,
     JobSeen,
     NodeSeen,
     Observation,
-    Run,
-    RunStatus,
     SessionSeen,
     TrainRunSeen,
     WorkerSeen,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from raywatch.core.lineage import Runs, is_placeholder, owners_of, same_storage
-from raywatch.model import Entity, Incident, JobSeen, Run
+from raywatch.model import Entity, Incident, Run
+from raywatch.observations import JobSeen
 
 ACTIVE = ("PENDING", "RUNNING")
 FAILED_ENDINGS = ("RAISE", "ERRORED", "ABORTED")

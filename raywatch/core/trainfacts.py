@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from raywatch.core.lineage import Life
-from raywatch.model import Fact, Rank, Run, RunStatus, TrainRunSeen
+from raywatch.model import Fact, Rank, Run, RunStatus
+from raywatch.observations import TrainRunSeen
 
 MAX_SIZES = 32
 _MEMBER = re.compile(r"(?:ip=([\w.:]+), )?pid=(\d+)\) world_rank=(\d+)")

@@ -5,19 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from raywatch.core.runs import Runs, note, observe
-from raywatch.model import (
+from raywatch.model import Entity, Evidence, Fact, Incident, Subject, Trust
+from raywatch.observations import (
     ActorSeen,
-    Entity,
-    Evidence,
-    Fact,
-    Incident,
     JobSeen,
     NodeSeen,
-    Subject,
     TrainAttemptSeen,
     TrainRunSeen,
     TrainWorkerSeen,
-    Trust,
 )
 
 S1, S2 = "raysubmit_one", "raysubmit_two"

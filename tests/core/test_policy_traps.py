@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from raywatch.core.lineage import restored
 from raywatch.core.runs import checkpoint_seen
-from raywatch.model import SessionSeen, Trust
+from raywatch.model import Trust
+from raywatch.observations import SessionSeen
 from tests.core.desk import DEAD, FAILED, NINE, RULE, Desk, caused, failed, resumed, started
 from tests.core.runkit import S1, S2, group, history, job, only, policy, saved, state, step
 

@@ -18,17 +18,8 @@ from raywatch.core.runs import (
     submission_status,
     touches_life,
 )
-from raywatch.model import (
-    Checkpoint,
-    CheckpointProblem,
-    EndpointHealth,
-    Evidence,
-    Fact,
-    Rank,
-    Run,
-    SessionSeen,
-    WorkerSeen,
-)
+from raywatch.model import Checkpoint, CheckpointProblem, Evidence, Fact, Rank, Run
+from raywatch.observations import EndpointHealth, SessionSeen, WorkerSeen
 from tests.core.runkit import (
     S1,
     S2,

@@ -13,7 +13,8 @@ import pytest
 
 from raywatch.collect.dashboard import DashboardPoller
 from raywatch.core.runs import Runs, observe
-from raywatch.model import Action, EndpointHealth, Hook, Observation, TrainRunSeen
+from raywatch.model import Action, Hook
+from raywatch.observations import EndpointHealth, Observation, TrainRunSeen
 from raywatch.resume.jobs import JobsClient
 from raywatch.resume.preflight import preflight
 from tests.ray.cluster import start_head

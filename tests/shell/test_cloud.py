@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from raywatch.collect.cloud import MAX_BODY, CloudPoller, hinted
-from raywatch.model import EndpointHealth
 from raywatch.notice import Machine, Notices
+from raywatch.observations import EndpointHealth
 from tests.clouds import Clouds
 
 AWS = {"instance-id": "i-0b662ef9931388ba0", "local-ipv4": "10.0.3.7"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from raywatch.collect import rayjson
 from raywatch.collect.dashboard import ENDPOINTS, TRAIN, DashboardPoller
 from raywatch.collect.rayauth import Token, TokenError, find_token
-from raywatch.model import EndpointHealth, JobSeen, NodeSeen, TrainRunSeen
+from raywatch.observations import EndpointHealth, JobSeen, NodeSeen, TrainRunSeen
 
 JOB = {
     "type": "SUBMISSION",

@@ -10,9 +10,10 @@ import pytest
 from aiohttp import web
 
 from raywatch.collect.hints import Hints
-from raywatch.model import NodeSeen, Trust
+from raywatch.model import Trust
 from raywatch.notice import Machine, Notice, Notices
 from raywatch.noticing import KEEP, OVER_S, PATIENCE_S, Noticing, node_of
+from raywatch.observations import NodeSeen
 from tests.clouds import Clouds
 from tests.daemons import DaemonProcess, make_session, until
 from tests.fakeray import NODE, FakeRay, _state

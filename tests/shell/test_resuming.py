@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from raywatch.core.runs import Runs
-from raywatch.model import Action, Checkpoint, Hook, JobSeen, ResumeRule, TrainRunSeen
+from raywatch.model import Action, Checkpoint, Hook, ResumeRule
+from raywatch.observations import JobSeen, TrainRunSeen
 from raywatch.resuming import Look, Resuming
 
 ENV = '{"working_dir": "gcs://_ray_pkg_1.zip"}'

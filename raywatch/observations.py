@@ -1,0 +1,142 @@
+"""What APIs, event files, clouds and Kubernetes say: one frozen noun for each kind of row. Imports nothing of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """A row of /api/v0/nodes."""
+
+    at: float
+    node_id: str
+    ip: str
+    name: str
+    state: str  # ALIVE | DEAD
+    message: str
+    is_head: bool
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """A dead worker of /api/v0/workers."""
+
+    at: float
+    worker_id: str
+    node_id: str
+    pid: int
+    worker_type: str
+    exit_type: str
+    exit_detail: str
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ActorSeen:
+    """A row of /api/v0/actors."""
+
+    at: float
+    actor_id: str
+    class_name: str
+    state: str  # ... ALIVE | RESTARTING | DEAD
+    job_id: str
+    node_id: str
+    pid: int
+    death_reason: str = ""  # WORKER_DIED, NODE_DIED, RAY_KILL ... or the name of the context
+    death_message: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSeen:
+    """A row of /api/jobs/. Times are unix seconds. `runtime_env` and `metadata` are JSON texts."""
+
+    at: float
+    kind: str  # SUBMISSION | DRIVER
+    job_id: str
+    submission_id: str
+    status: str  # PENDING RUNNING STOPPED SUCCEEDED FAILED
+    entrypoint: str
+    message: str
+    error_type: str
+    started_at: float | None
+    ended_at: float | None
+    metadata: Mapping[str, str]
+    runtime_env: str
+    driver_node_id: str
+    driver_exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainWorkerSeen:
+    """A rank of a Ray Train attempt."""
+
+    world_rank: int
+    node_id: str
+    actor_id: str
+    pid: int
+    status: str
+    log_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainAttemptSeen:
+    """One worker group of a Ray Train run."""
+
+    attempt_id: str
+    status: str  # PENDING RUNNING FINISHED ERRORED ABORTED
+    detail: str
+    started_at: float | None
+    ended_at: float | None
+    workers: tuple[TrainWorkerSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRunSeen:
+    """A run of /api/train/v2/runs/v1 (RAY_TRAIN_ENABLE_STATE_TRACKING=1)."""
+
+    at: float
+    run_id: str
+    name: str
+    status: str  # INITIALIZING SCHEDULING RUNNING RESTARTING RESIZING FINISHED ERRORED ABORTED
+    detail: str
+    job_id: str
+    submission_id: str
+    controller_actor_id: str
+    storage_path: str
+    storage_filesystem: str
+    max_failures: int | None
+    started_at: float | None
+    ended_at: float | None
+    attempts: tuple[TrainAttemptSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSeen:
+    """The answer of /api/version: which Ray, which session."""
+
+    at: float
+    ray_version: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointHealth:
+    """How an API or other source answered last.
+
+    state: up | refused | timeout | unauthorized (401) | forbidden (403) | error (other status) | off
+    """
+
+    at: float
+    name: str
+    state: str
+    detail: str = ""
+
+
+Observation: TypeAlias = (
+    NodeSeen | WorkerSeen | ActorSeen | JobSeen | TrainRunSeen | SessionSeen | EndpointHealth
+)
