@@ -124,7 +124,7 @@ def daemon(
 
     from raywatch.config import find_config, load_config, parse_address
     from raywatch.core.taxonomy import parse_taxonomy
-    from raywatch.daemon import run
+    from raywatch.lifetime import run
     from raywatch.resources import resource_dir
 
     logging.basicConfig(
@@ -230,6 +230,19 @@ def actions(*, url: str, token_file: str | None, as_json: bool) -> int:
     from raywatch.client import show_actions
 
     shown = show_actions(reach(url, token_file), time.time(), as_json=as_json)
+    click.echo(shown.text)
+    return shown.code
+
+
+@cli.command()
+@asks_daemon
+def notices(*, url: str, token_file: str | None, as_json: bool) -> int:
+    """List what clouds announced about their machines, and what was done about it."""
+    import time
+
+    from raywatch.client import show_notices
+
+    shown = show_notices(reach(url, token_file), time.time(), as_json=as_json)
     click.echo(shown.text)
     return shown.code
 

@@ -25,6 +25,7 @@ from raywatch.tables import (
     did,
     incident_story,
     incidents_table,
+    notices_table,
     run_story,
     runs_table,
     would_resume,
@@ -257,6 +258,13 @@ def show_actions(client: Client, now: float, *, as_json: bool) -> Shown:
     """List what was decided and what came of it."""
     body = client.get("/api/v1/actions")
     text = body.decode() if as_json else actions_table(json.loads(body)["actions"], now)
+    return Shown(text, 0)
+
+
+def show_notices(client: Client, now: float, *, as_json: bool) -> Shown:
+    """List what clouds announced and what was done about it."""
+    body = client.get("/api/v1/notices")
+    text = body.decode() if as_json else notices_table(json.loads(body)["notices"], now)
     return Shown(text, 0)
 
 

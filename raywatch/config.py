@@ -15,7 +15,7 @@ from typing import get_args
 
 from raywatch.collect.cloud import LINK_LOCAL, hinted
 from raywatch.model import Hook, Mode, RaywatchError, ResumeRule
-from raywatch.notice import Provider
+from raywatch.notice import NoticeHook, NoticeHookKind, NoticeKind, Provider
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,6 +56,9 @@ HOOK = {
     "entrypoint_num_gpus": float,
     "entrypoint_memory": float,
 }
+NOTICE = {"name": str, "kinds": list, "hook": dict}
+NOTICE_HOOK = {"kind": str, "argv": list, "timeout_s": float, "ray": str}
+ARGV = "a command hook needs argv = [program, argument, ...]"
 _WORDS = {
     str: "a text",
     int: "a whole number",
@@ -84,6 +87,7 @@ class Config:
     rules: tuple[str, ...] = ()
     resume: tuple[ResumeRule, ...] = ()
     clouds: Mapping[Provider, str] = field(default_factory=dict)  # metadata services to ask, by URL
+    notices: tuple[NoticeHook, ...] = ()
 
 
 def find_config(named: str | None, env: Mapping[str, str]) -> Path | None:
@@ -131,7 +135,7 @@ class _Reader:
         except tomllib.TOMLDecodeError as error:
             line = re.search(r"line (\d+)", str(error))
             raise ConfigError(f"{self.name}:{line[1] if line else 1}: not TOML: {error}") from error
-        self._known(found, (*SECTIONS, "resume"))
+        self._known(found, (*SECTIONS, "resume", "notice"))
         for section, keys in SECTIONS.items():
             table = found.get(section, {})
             if not isinstance(table, dict):
@@ -143,9 +147,7 @@ class _Reader:
             raise self.fail(
                 f"address {address!r} must be HOST:PORT, like {LISTEN}", "listen", "address"
             )
-        rules = found.get("resume", [])
-        if not isinstance(rules, list):
-            raise self.fail("resume is a list of tables: [[resume]]", "resume")
+        rules, notices = self._tables(found, "resume"), self._tables(found, "notice")
         return Config(
             dashboard=self._dashboard(found),
             session_dir=self._path(found, "ray", "session_dir"),
@@ -157,7 +159,14 @@ class _Reader:
             rules=tuple(self._texts(found, "rules", "paths")),
             resume=tuple(self._rule(r, i) for i, r in enumerate(rules)),
             clouds=self._clouds(found),
+            notices=self._notices(notices),
         )
+
+    def _tables(self, found: Mapping[str, object], name: str) -> list[object]:
+        rows = found.get(name, [])
+        if not isinstance(rows, list):
+            raise self.fail(f"{name} is a list of tables: [[{name}]]", name)
+        return rows
 
     def _known(
         self, table: Mapping[str, object], allowed: Collection[str], *path: str | int
@@ -249,6 +258,52 @@ class _Reader:
             settle_s=float(row.get("settle_s", 75)),
         )
 
+    def _notices(self, rows: list[object]) -> tuple[NoticeHook, ...]:
+        hooks = [self._notice(row, number) for number, row in enumerate(rows)]
+        names = [h.name for h in hooks]
+        for number, name in enumerate(names):
+            if name in names[:number]:  # the name tells what was done already
+                raise self.fail(f"two [[notice]] are named {name!r}", "notice", number, "name")
+        return tuple(hooks)
+
+    def _notice(self, row: object, number: int) -> NoticeHook:
+        if not isinstance(row, dict):
+            raise self.fail("a [[notice]] is a table", "notice", number)
+        self._typed(row, NOTICE, "notice", number)
+        hook, kinds = row.get("hook"), row.get("kinds", ["preemption"])
+        if hook is None:
+            raise self.fail("hook is missing from [[notice]]", "notice", number)
+        for kind in kinds:
+            if kind not in get_args(NoticeKind):
+                words = ", ".join(get_args(NoticeKind))
+                raise self.fail(f"kind {kind!r} must be one of {words}", "notice", number, "kinds")
+        self._typed(hook, NOTICE_HOOK, "notice", number)
+        kind, argv = hook.get("kind"), self._argv(hook, "notice", number)
+        if kind not in get_args(NoticeHookKind):
+            raise self.fail(
+                f"hook kind {kind!r} must be drain or command", "notice", number, "hook"
+            )
+        if kind == "drain" and (argv or "rebalance" in kinds):
+            wrong = "takes no argv" if argv else "is nothing for a rebalance: the machine may stay"
+            raise self.fail(f"a drain hook {wrong}", "notice", number, "hook")
+        if kind == "command" and not argv:
+            raise self.fail(ARGV, "notice", number, "hook")
+        timeout_s = self._seconds(hook.get("timeout_s", 60), "notice", number, "timeout_s")
+        name = str(row.get("name", argv[0] if argv else kind))
+        argv = argv or (str(hook.get("ray", "ray")),)
+        return NoticeHook(kind, name, argv, tuple(kinds), timeout_s)
+
+    def _argv(self, hook: Mapping[str, object], section: str, number: int) -> tuple[str, ...]:
+        argv = hook.get("argv", [])
+        if not isinstance(argv, list) or not all(isinstance(a, str) for a in argv):
+            raise self.fail(ARGV, section, number, "hook")
+        return tuple(argv)
+
+    def _seconds(self, value: object, *path: str | int) -> float:
+        if not isinstance(value, (int, float)) or not 0 < value < MAX_S:
+            raise self.fail(f"{path[-1]} must be more than 0", *path)
+        return float(value)
+
     def _typed(
         self, row: Mapping[str, object], kinds: Mapping[str, type], *path: str | int
     ) -> None:
@@ -261,20 +316,18 @@ class _Reader:
 
     def _hook(self, row: Mapping[str, object], number: int) -> Hook:
         self._typed(row, HOOK, "resume", number)
-        kind, argv = row.get("kind"), row.get("argv", [])
+        kind, argv = row.get("kind"), self._argv(row, "resume", number)
         if kind == "job":
             resources = {k: float(str(v)) for k, v in row.items() if k.startswith("entrypoint_")}
             return Hook("job", name=str(row.get("name", "job")), entrypoint_resources=resources)
         if kind != "command":
             raise self.fail(f"hook kind {kind!r} must be job or command", "resume", number, "hook")
-        if not isinstance(argv, list) or not argv or not all(isinstance(a, str) for a in argv):
-            raise self.fail(
-                "a command hook needs argv = [program, argument, ...]", "resume", number, "hook"
-            )
+        if not argv:
+            raise self.fail(ARGV, "resume", number, "hook")
         return Hook(
             "command",
             name=str(row.get("name", argv[0])),
-            argv=tuple(argv),
+            argv=argv,
             timeout_s=float(str(row.get("timeout_s", 300))),
             retry_interrupted=row.get("retry_interrupted") is True,
         )

@@ -29,6 +29,7 @@ from raywatch.core.tally import (
 from raywatch.memory import COUNTERS, Document
 from raywatch.metrics import RunRow, WorkView
 from raywatch.model import Action, Change, FailureClass, Finding, Incident, ResumeRule, Run
+from raywatch.notice import CLASSES, NoticeAction, NoticeHook
 
 _TALLY = TypeAdapter(Tally)
 _ENDED = ("failed", "stopped", "finished")
@@ -42,6 +43,7 @@ _AT_ONCE: Mapping[str, tuple[str, ...]] = {
     "approve": ("suggested", "succeeded", "failed"),
     "auto": ("suggested", "succeeded", "failed"),
 }
+_ANSWERED = ("succeeded", "failed", "timed_out", "interrupted", "refused")
 Moves = Sequence[tuple[Action | None, Action]]
 
 
@@ -53,12 +55,16 @@ class Counting:
         rules: Sequence[ResumeRule],
         classes: Mapping[str, FailureClass],
         docs: Mapping[str, Mapping[str, str]],
+        hooks: Sequence[NoticeHook] = (),
     ) -> None:
         """Go on from stored documents. Raises ValueError for those of another version."""
-        self._rules, self._classes = rules, classes
+        self._rules, self._classes, self._hooks = rules, classes, hooks
         self.findings: Counter[tuple[str, str]] = Counter()  # (class, component)
         self.incidents: Counter[str] = Counter()
         self.notices: Counter[str] = Counter()  # by who gave them: ray or a cloud
+        self.answers: Counter[tuple[str, str, str]] = (
+            Counter()
+        )  # hooks of notices, as actions are counted
         stored = docs.get("counters", {})
         try:
             self._load(stored.get("-", "{}"))
@@ -76,6 +82,9 @@ class Counting:
                 self.notices[name or "ray"] = count
             elif kind == "i":
                 self.incidents[name] = count
+            elif kind == "a":
+                hook_kind, class_id, state = name.split(" ")
+                self.answers[hook_kind, class_id, state] = count
             else:
                 class_id, _, component = name.partition(" ")
                 self.findings[class_id, component] = count
@@ -86,6 +95,7 @@ class Counting:
             rows = {f"f {c} {where}": n for (c, where), n in self.findings.items()}
             rows |= {f"i {c}": n for c, n in self.incidents.items()}
             rows |= {f"n {who}": n for who, n in self.notices.items()}
+            rows |= {"a " + " ".join(what): n for what, n in self.answers.items()}
             yield Document("counters", "-", COUNTERS.dump_json(rows).decode())
             self._changed = False
         if self._tally is not self._written:
@@ -111,6 +121,13 @@ class Counting:
         if times:
             self.notices[who] += times
             self._changed = True
+
+    def answered(self, ends: Iterable[NoticeAction]) -> None:
+        """Count what came of hooks of notices; what an earlier life did is no outcome of this one."""
+        for action in ends:
+            if action.state != "history":
+                self.answers[action.hook.kind, CLASSES[action.notice.kind], action.state] += 1
+                self._changed = True
 
     def did(
         self,
@@ -164,6 +181,11 @@ class Counting:
         for what, count in self._tally.actions.items():
             hook_kind, class_id, outcome = what.split(" ")
             rows[hook_kind, class_id, outcome] = count
+        for asked in self._hooks:
+            seen = [CLASSES[kind] for kind in asked.kinds]
+            rows |= dict.fromkeys(product((asked.kind,), seen, _ANSWERED), 0)
+        for answer, count in self.answers.items():
+            rows[answer] = rows.get(answer, 0) + count
         return rows
 
 

@@ -1,18 +1,16 @@
-"""`raywatch daemon`: follow the logs of the current session, say what fails, show it over HTTP.
+"""The first thread of `raywatch daemon`: follow the logs of the current session and say what fails.
 
-One thread owns state and database: read, match, correlate, commit cursors and effects in one transaction, publish. A
-second one serves what was published. Order of dying: finish the tick, stop serving, close the files, close the store.
+It owns state and database: read, match, correlate, commit cursors and effects in one transaction, publish. A second
+one (`service`) serves what was published; `lifetime` starts and ends both.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import tzinfo
 from itertools import chain
 from pathlib import Path
@@ -22,7 +20,6 @@ from raywatch import __version__
 from raywatch.asking import Desk
 from raywatch.cluster import Cluster
 from raywatch.collect.hints import Hints
-from raywatch.collect.raylogs import default_temp_dirs
 from raywatch.collect.resting import Cursor
 from raywatch.config import Config
 from raywatch.core.incidents import State, correlate_all, expire, note
@@ -30,14 +27,14 @@ from raywatch.core.runs import Runs
 from raywatch.core.view import drain_json, incident_json, rfc3339, unknown_json
 from raywatch.counting import Counting
 from raywatch.examining import Examining, History
-from raywatch.following import Following, hold_many_files, label, two_sessions
+from raywatch.following import Following, label, two_sessions
 from raywatch.inbox import Inbox, take
 from raywatch.memory import documents, remembered
 from raywatch.metrics import MetricsView
 from raywatch.model import Action, Chunk, Fact, FileId, Finding, Outcome
 from raywatch.notice import Notices
 from raywatch.noticing import Noticing
-from raywatch.pace import Pace, come_first, hold_garbage
+from raywatch.pace import Pace
 from raywatch.reloading import Reloading
 from raywatch.resuming import Look, Resuming
 from raywatch.service import Service
@@ -71,7 +68,7 @@ class Daemon:
         self.service: Service | None = None
         docs = store.docs()
         self.state: State = remembered(docs)
-        self._counting = Counting(config.resume, classes, docs)
+        self._counting = Counting(config.resume, classes, docs, config.notices)
         cursors = (Cursor(FileId(c.dev, c.ino), c.path, *c[3:]) for c in store.cursors())
         self._logs = Following(temp_dirs, config.session_dir, cursors)
         self._tailer = self._logs.tailer
@@ -81,7 +78,7 @@ class Daemon:
         self._history = History(docs.get(History.KIND, {}))
         self._examining = Examining(rules.engine, zone)
         self._resuming = Resuming(config.resume, classes, docs, started_at=started)
-        self._noticing = Noticing(docs)
+        self._noticing = Noticing(docs, config.notices, started_at=started)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
         self._cluster = Cluster()
@@ -156,7 +153,8 @@ class Daemon:
         self._collect_documents(before, runs)
         changed = self.state is not before or news
         asked = bool(self._desk)
-        self._commit(now, force=changed, durable=bool(self._to_fire) or asked)
+        acts = bool(self._to_fire) or self._noticing.answering.due()
+        self._commit(now, force=changed, durable=acts or asked)
         self._fire(now)
         self._unshown = self._unshown or changed
         if sweep or asked or (self._unshown and now >= self._show_at):
@@ -210,6 +208,7 @@ class Daemon:
     def start(self, now: float) -> None:
         """Settle what a crash left behind: that it was started is on the disk already."""
         self._to_fire += self._resuming.unfinished(now)
+        self._noticing.answering.settle(now)
         self._fire(now)
 
     def _resume(self, facts: list[Fact], now: float) -> bool:
@@ -219,22 +218,29 @@ class Daemon:
         if said.findings or said.facts:
             self._correlate(*said, now)
         self._resuming.learn(facts + said.facts, seen, now)
-        self._notice(notices, now)
+        told = self._notice(notices, now)
         for outcome in outcomes:
             log.warning("hook %s: %s %s", outcome.key, outcome.state, outcome.detail)
-            self._resuming.outcome(outcome, now)
+            if not self._noticing.answering.outcome(outcome, now):
+                self._resuming.outcome(outcome, now)
         # History first: half of it could look like a failure. And nothing that nobody could carry out.
         if not self._closed_to_all():
             self._to_fire += self._resuming.decide(self.state.incidents, now)
         self._to_fire += self._desk.take(requests, self.state.incidents, now, self._closed())
-        return bool(seen or outcomes or facts or requests or self._to_fire)
+        return bool(seen or outcomes or facts or requests or told or self._to_fire)
 
-    def _notice(self, heard: list[Notices], now: float) -> None:
+    def _notice(self, heard: list[Notices], now: float) -> bool:
         self._noticing.hear(heard)
-        for told in self._noticing.tell(self._resuming.runs.nodes, now):
-            self._counting.noticed(told.notice.provider)
-            self.state = note(self.state, told.drain) if told.drain else self.state
-            self._correlate([told.finding], [], now)
+        told = self._noticing.tell(self._resuming.runs.nodes, now)
+        for one in told:
+            self._counting.noticed(one.asked.notice.provider)
+            self.state = note(self.state, one.drain) if one.drain else self.state
+            self._correlate([one.finding], [], now)
+            self._noticing.answering.decide(one.asked, self._of_another(), now)
+        return bool(told)
+
+    def _of_another(self) -> str:
+        return two_sessions(self._logs.name or "", self._cluster.session)
 
     def _closed_to_all(self) -> str:
         """Say why nothing may be decided now."""
@@ -242,7 +248,7 @@ class Daemon:
             return "the daemon ends"
         if not self._caught_up:
             return "the daemon still reads what was there before it started: ask again"
-        return two_sessions(self._logs.name or "", self._cluster.session)
+        return self._of_another()
 
     def _closed(self) -> str:
         if reason := self._closed_to_all():
@@ -253,6 +259,7 @@ class Daemon:
         resuming, incidents = self._resuming, self.state.incidents
         pruned = sweep and self._caught_up and resuming.prune(now)
         self._counting.did(*resuming.news(), resuming.runs, incidents, now)
+        self._counting.answered(self._noticing.answering.ends())
         if pruned or resuming.runs.merged is not runs.merged:
             self._counting.tidy(resuming.runs, resuming.ledger, incidents)
 
@@ -273,6 +280,9 @@ class Daemon:
                 text = json.dumps(incident_json(incident, classes)) if incident else "{}"
                 self.service.fire(action, run, text)
         self._to_fire = []
+        if not self._write_error:
+            for answer in self._noticing.answering.take(now):
+                self.service.answer(answer, self._logs.session)
 
     def _collect_documents(self, before: State, runs: Runs) -> None:
         changes = documents(before, self.state), self._resuming.documents(runs)
@@ -346,11 +356,13 @@ class Daemon:
                 "drains": [drain_json(d) for d in drains.values()],
                 "unknown": unknown_json(unknown),
                 **self._cluster.shown(),
+                **self._noticing.shown(),
                 **self._resuming.shown(),
             }
 
-        made_of = (drains, unknown, self._resuming.runs, self._resuming.ledger)
-        return self._work_text.of((*made_of, *self._cluster.made_of()), rows)
+        made_of: tuple[object, ...] = (drains, unknown, self._resuming.runs, self._resuming.ledger)
+        made_of += self._cluster.made_of() + self._noticing.made_of()
+        return self._work_text.of(made_of, rows)
 
     def _sources(self) -> list[dict[str, str | int | None]]:
         return [
@@ -393,48 +405,3 @@ class Daemon:
             "rules": self._rules.row(),
         }
         return self._logs.session is not None and not self._write_error, json.dumps(facts).encode()
-
-
-def run(
-    config: Config, zone: tzinfo, environ: Mapping[str, str], *, ready: Callable[[int], None]
-) -> None:
-    """Run until SIGTERM or SIGINT; `ready(port)` is called once it listens. Raises StoreError, WebError."""
-    stopping = threading.Event()
-    hold_many_files()
-    come_first()
-    rules = Reloading(config.rules)
-    temp_dirs = (config.temp_dir,) if config.temp_dir else default_temp_dirs(environ)
-    with Store(config.store) as store:
-        if store.rebuilt:
-            log.error("the store was corrupt: set aside, a new one is begun path=%s", config.store)
-        daemon = Daemon(config, temp_dirs, zone, rules, store)
-        service = Service(daemon, config, environ, daemon.inbox)
-        hold_garbage()
-        service.start()
-        service.started.wait()
-        if service.error is not None:
-            daemon.close()
-            raise service.error
-        daemon.service = service
-
-        def stop(_number: int, _frame: object) -> None:
-            stopping.set()
-            daemon.wake()
-
-        def reload(_number: int, _frame: object) -> None:
-            rules.ask()
-            daemon.wake()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        signal.signal(signal.SIGHUP, reload)
-        ready(service.port)
-        daemon.start(time.time())
-        hints = Hints()
-        while not stopping.is_set():
-            daemon.tick(time.time(), hints)
-            hints = daemon.wait()
-        service.stop()
-        daemon.service = None
-        daemon.tick(time.time(), Hints())  # the last outcomes
-        daemon.close()

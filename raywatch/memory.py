@@ -26,6 +26,7 @@ Kind = Literal[
     "action",
     "start",
     "notice",
+    "notice_action",
 ]
 _INCIDENT = TypeAdapter(Incident)
 _DRAIN = TypeAdapter(Drain)

@@ -8,33 +8,30 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from raywatch.answering import LEFT_S, Answering, Asked, answers_json
+from raywatch.core.drains import OVER_S
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
 from raywatch.model import Entity, Evidence, Fact, Finding, Subject, Trust
-from raywatch.notice import Machine, Notice, NoticeKind, Notices
+from raywatch.notice import CLASSES, Machine, Notice, NoticeHook, Notices
 from raywatch.observations import NodeSeen
 
 log = logging.getLogger("raywatch.notices")
 KIND: Literal["notice"] = "notice"
+Row: TypeAlias = dict[str, str | None]
 KEEP = 256
-PATIENCE_S = 60.0  # that the dashboard gets to say which node has the address
-OVER_S = 60.0  # a machine that still lives so long after its deadline was not taken
-_CLASSES: Mapping[NoticeKind, str] = {
-    "preemption": "preemption_notice",
-    "maintenance": "preemption_notice",  # its own class is for the end; this one is the warning
-    "rebalance": "rebalance_recommendation",
-}
+PATIENCE_S = 60.0  # that the dashboard gets to say which node has the address: a quarter of what is left at most
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
     """A notice that is told now. `drain` is None where the machine is not taken or no node is known."""
 
-    notice: Notice
+    asked: Asked
     finding: Finding
     drain: Fact | None
 
@@ -50,11 +47,18 @@ class _Heard:
 class Noticing:
     """Which notices stand and which were told. Owned by the first thread."""
 
-    def __init__(self, docs: Mapping[str, Mapping[str, str]]) -> None:
-        """Go on from stored documents."""
-        stored = docs.get(KIND, {})
-        order = sorted(stored, key=lambda key: str(json.loads(stored[key])["at"]))
-        self._known: dict[str, None] = dict.fromkeys(order)  # what was told, oldest first
+    def __init__(
+        self,
+        docs: Mapping[str, Mapping[str, str]],
+        hooks: Sequence[NoticeHook] = (),
+        *,
+        started_at: float = 0.0,
+    ) -> None:
+        """Go on from stored documents. `started_at`: the first start of the store. Raises ValueError as Answering does."""
+        rows = {key: json.loads(text) for key, text in docs.get(KIND, {}).items()}
+        order = sorted(rows, key=lambda key: str(rows[key]["at"]))
+        self._known: dict[str, Row] = {k: rows[k] for k in order}  # what was told, oldest first
+        self.answering = Answering(hooks, docs, started_at=started_at)
         self._waiting: dict[str, _Heard] = {}
         self._written: list[Document] = []
 
@@ -74,26 +78,46 @@ class Noticing:
         ready = []
         for key, heard in list(self._waiting.items()):
             node = node_of(heard.machine, nodes)
-            if not node and 0 <= now - heard.at < PATIENCE_S:
+            deadline = heard.notice.deadline_at
+            left = (deadline or heard.at + LEFT_S) - heard.at
+            if not node and 0 <= now - heard.at < min(PATIENCE_S, left / 4):
                 continue
             del self._waiting[key]
-            self._remember(key, now)
-            deadline = heard.notice.deadline_at
+            self._remember(heard, node, now)
             if deadline is None or now < deadline + OVER_S:
-                ready.append(_told(heard, node))
+                is_head = node in nodes and nodes[node].is_head
+                ready.append(_told(heard, node, is_head=is_head))
         return ready
 
-    def _remember(self, key: str, now: float) -> None:
-        self._known[key] = None
-        self._written.append(Document(KIND, key, json.dumps({"at": rfc3339(now)})))
+    def _remember(self, heard: _Heard, node: str, now: float) -> None:
+        notice, machine = heard.notice, heard.machine
+        row: Row = {"at": rfc3339(now), "provider": notice.provider, "kind": notice.kind}
+        row |= {"what": notice.what, "instance": machine.instance, "ip": machine.ip, "node": node}
+        row["deadline_at"] = rfc3339(notice.deadline_at)
+        self._known = {**self._known, notice.key: row}
+        self._written.append(Document(KIND, notice.key, json.dumps(row)))
         for old in list(self._known)[:-KEEP]:
-            del self._known[old]
+            self._known = {k: r for k, r in self._known.items() if k != old}
             self._written.append(Document(KIND, old, None))
+
+    def made_of(self) -> tuple[object, ...]:
+        """Return the values, never changed in place, of which `shown` is made."""
+        return self._known, self.answering.actions
+
+    def shown(self) -> dict[str, object]:
+        """Show what was announced and what was done about it as the API does, the oldest first."""
+        actions = self.answering.actions.values()
+        rows = [
+            {"key": key, **row, "actions": answers_json(a for a in actions if a.notice.key == key)}
+            for key, row in self._known.items()
+        ]
+        return {"notices": rows}
 
     def documents(self) -> Iterator[Document]:
         """Yield what changed since the last call."""
         yield from self._written
         self._written = []
+        yield from self.answering.documents()
 
 
 def node_of(machine: Machine, nodes: Mapping[str, NodeSeen]) -> str:
@@ -102,13 +126,14 @@ def node_of(machine: Machine, nodes: Mapping[str, NodeSeen]) -> str:
     return found[0] if machine.ip and len(found) == 1 else ""
 
 
-def _told(heard: _Heard, node: str) -> Told:
+def _told(heard: _Heard, node: str, *, is_head: bool) -> Told:
     notice = heard.notice
+    asked = Asked(notice, heard.machine, heard.at, node, is_head)
     by = f" not before {rfc3339(notice.deadline_at)}" if notice.deadline_at else ""
     text = (
         f"{notice.provider} announces {notice.kind} of {heard.machine.instance}: {notice.what}{by}"
     )
-    class_id = _CLASSES[notice.kind]
+    class_id = CLASSES[notice.kind]
     evidence = Evidence(
         file=f"metadata of {notice.provider}",
         line=0,
@@ -133,7 +158,7 @@ def _told(heard: _Heard, node: str) -> Told:
         acts=False,
     )
     if not node or notice.kind != "preemption" or not notice.ends:
-        return Told(notice, finding, None)
+        return Told(asked, finding, None)
     deadline = int((notice.deadline_at or 0) * 1000)
     said = {
         "node_id": node,
@@ -141,4 +166,4 @@ def _told(heard: _Heard, node: str) -> Told:
         "message": f"{notice.provider}: {notice.what}",
         "deadline_ms": str(deadline),
     }
-    return Told(notice, finding, Fact("drain", heard.at, evidence, said, finding.entities))
+    return Told(asked, finding, Fact("drain", heard.at, evidence, said, finding.entities))

@@ -20,14 +20,17 @@ from raywatch.asking import UNAVAILABLE, Answer, Approve, Request, Resume, Want
 from raywatch.collect.cloud import CloudPoller, boot_id
 from raywatch.collect.dashboard import DashboardPoller
 from raywatch.collect.rayauth import Token, TokenError, find_token
+from raywatch.collect.raylogs import gcs_address
 from raywatch.config import Config
 from raywatch.inbox import Inbox, Item
 from raywatch.metrics import RaywatchCollector
 from raywatch.model import Action, RaywatchError, Run
+from raywatch.notice import NoticeAction
 from raywatch.resume.checkpoints import look
 from raywatch.resume.hooks import HookRunner
 from raywatch.resume.jobs import JobsClient
 from raywatch.resume.keeper import Keeper
+from raywatch.resume.notices import NoticeRunner
 from raywatch.resume.packages import PackageStore, PutBack, put_back
 from raywatch.resuming import Look
 from raywatch.shown import Publisher
@@ -102,6 +105,10 @@ class Service(threading.Thread):
         """Run a hook; its outcome comes to the inbox."""
         self._soon(lambda: self._spawn(self._fire(action, run, incident_json)))
 
+    def answer(self, action: NoticeAction, session: Path | None) -> None:
+        """Run the hook of a notice; its outcome comes to the inbox."""
+        self._soon(lambda: self._spawn(self._answer(action, session)))
+
     def look(self, runs: Sequence[tuple[str, str, str]]) -> None:
         """Read the newest checkpoint of runs; what is found comes to the inbox."""
         for run in runs:
@@ -154,6 +161,10 @@ class Service(threading.Thread):
         async with JobsClient(self._config.dashboard, self._token_text) as jobs:
             hooks = HookRunner(jobs, time.time, self._environ, self._put_back)
             self._tell(await hooks.run(action, run, incident_json))
+
+    async def _answer(self, action: NoticeAction, session: Path | None) -> None:
+        gcs = gcs_address(session, self._environ)
+        self._tell(await NoticeRunner(time.time, self._environ).run(action, gcs))
 
     async def _put_back(self, runtime_env: str) -> PutBack:
         return await put_back(self._packages, runtime_env, self._config.dashboard, self._token_text)

@@ -80,6 +80,7 @@ def make_app(api: Api) -> web.Application:
             web.get("/api/v1/runs", partial(_runs, api)),
             web.get(r"/api/v1/runs/{id:[\s\S]+}", partial(_run, api)),  # an id may hold a path
             web.get("/api/v1/actions", partial(_actions, api)),
+            web.get("/api/v1/notices", partial(_notices, api)),
             web.post(r"/api/v1/runs/{id:[\s\S]+}/resume", partial(_resume, api)),
             web.post("/api/v1/actions/{key}/approve", partial(_approve, api)),
         ]
@@ -214,6 +215,11 @@ async def _run(api: Api, request: web.Request) -> web.Response:
 async def _actions(api: Api, request: web.Request) -> web.Response:
     rows = _only(_rows(api, "actions"), request, "run", "incident", "class", "state")
     return web.json_response({"actions": rows})
+
+
+async def _notices(api: Api, request: web.Request) -> web.Response:
+    rows = _only(_rows(api, "notices"), request, "provider", "kind", "node")
+    return web.json_response({"notices": rows})
 
 
 async def _approve(api: Api, request: web.Request) -> web.Response:

@@ -1,9 +1,12 @@
-"""Metadata services of three clouds on loopback, as strict as the real ones."""
+"""Metadata services of three clouds on loopback, as strict as the real ones: python -m tests.clouds PORT VALUES.json."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from aiohttp import web
 
@@ -87,3 +90,20 @@ class Clouds:
             yield f"http://127.0.0.1:{runner.addresses[0][1]}"
         finally:
             await runner.cleanup()
+
+
+def main(port: str, values: str) -> None:
+    """Serve what stands in a file, read afresh for each answer, until the process ends."""
+    clouds, file = Clouds(), Path(values)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        clouds.values = json.loads(file.read_text())  # noqa: ASYNC240 - a few bytes
+        return await clouds.answer(request)
+
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", answer)
+    web.run_app(app, host="127.0.0.1", port=int(port))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -6,6 +6,7 @@ import pytest
 
 from raywatch.collect.cloud import LINK_LOCAL, hinted
 from raywatch.config import DASHBOARD, ConfigError, load_config, parse_address
+from raywatch.notice import NoticeHook
 from raywatch.pipeline import load_ruleset
 
 CLASSES = load_ruleset().classes.keys()
@@ -123,3 +124,44 @@ def test_addresses():
     """HOST:PORT, also of IPv6."""
     assert parse_address("[::1]:80") == ("::1", 80)
     assert parse_address("h:99999") is None
+
+
+def test_hooks_of_notices_are_read(tmp_path):
+    """A drain needs nothing more; a command has its program."""
+    first, second = load(
+        tmp_path,
+        """
+[[notice]]
+hook = {kind = "drain"}
+[[notice]]
+name = "save"
+kinds = ["rebalance", "maintenance"]
+hook = {kind = "command", argv = ["save-now"], timeout_s = 5}
+""",
+    ).notices
+
+    assert first == NoticeHook("drain", "drain", ("ray",))
+    assert second == NoticeHook("command", "save", ("save-now",), ("rebalance", "maintenance"), 5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("[notice]\nhook = {kind = 'drain'}", 1, "[[notice]]"),
+        ("[[notice]]\nkinds = ['preemption']", 1, "hook is missing"),
+        ("[[notice]]\nhook = {kind = 'drian'}", 2, "drain or command"),
+        ("[[notice]]\nhook = {kind = 'drain', argv = ['x']}", 2, "takes no argv"),
+        ("[[notice]]\nhook = {kind = 'command'}", 2, "needs argv"),
+        ("[[notice]]\nkinds = ['rebalance']\nhook = {kind = 'drain'}", 3, "the machine may stay"),
+        ("[[notice]]\nkinds = ['spot']\nhook = {kind = 'drain'}", 2, "must be one of preemption"),
+        ("[[notice]]\nhook = {kind = 'command', argv = ['x'], timeout_s = 0}", 2, "more than 0"),
+        ("[[notice]]\nhook = {kind = 'drain'}\n" * 2, 3, "are named 'drain'"),
+    ],
+)
+def test_a_mistake_in_a_notice_is_one_line(tmp_path, text, line, what):
+    """With its line and what would be right."""
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text)
+
+    assert str(error.value).startswith(f"raywatch.toml:{line}: ")
+    assert what in str(error.value)

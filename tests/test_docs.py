@@ -33,7 +33,11 @@ def test_the_written_configuration_is_one(tmp_path):
     found = config.load_config(path, {}, classes)
 
     assert [r.run for r in found.resume] == ["llm-*"]
-    assert set(re.findall(r"^\[+(\w+)", example, re.MULTILINE)) == {*config.SECTIONS, "resume"}
+    assert set(re.findall(r"^\[+(\w+)", example, re.MULTILINE)) == {
+        *config.SECTIONS,
+        "resume",
+        "notice",
+    }
 
 
 @pytest.mark.parametrize("verb", sorted(cli.commands))

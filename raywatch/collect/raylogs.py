@@ -90,6 +90,22 @@ def describe(path: str, *, node: str | None = None, session: str = "") -> Source
     )
 
 
+def gcs_address(session: Path | None, environ: Mapping[str, str]) -> str:
+    """Return the GCS' address, HOST:PORT: of RAY_ADDRESS, else what `ray start` wrote beside a session, else ''.
+
+    ray/_private/utils.py, write_ray_address: on the head and on every other node; the newest cluster of the machine.
+    """
+    named = environ.get("RAY_ADDRESS", "")  # it may also be a URL, or the word auto
+    if session is None or _ADDRESS.fullmatch(named):
+        return named if _ADDRESS.fullmatch(named) else ""
+    try:
+        with (session.resolve().parent / "ray_current_cluster").open() as file:
+            found = file.read(300).strip()
+    except (OSError, ValueError):
+        return ""
+    return found if _ADDRESS.fullmatch(found) else ""
+
+
 def is_binary(head: bytes) -> bool:
     """Say whether a file that begins so is no text. Zeros at its start are the hole of a log that was cut in place."""
     return head.startswith(_MAGIC) or b"\0" in head[:8192].lstrip(b"\0")
@@ -114,6 +130,7 @@ def node_of_archive(path: str) -> str:
     return parts[at - 1] if at > 0 and parts[at - 1] not in ("", "ray", "tmp", "logs") else ""
 
 
+_ADDRESS = re.compile(r"[\w.\-\[\]:]{1,255}:\d{1,5}", re.ASCII)
 _RAYLET = re.compile(r"raylet(?:\.\d+)?\.out$")
 _GAP = 8
 _NODE_ID = re.compile(rb"(?:Setting node ID node_id=|Raylet of id, )([0-9a-f]{56})")

@@ -9,6 +9,7 @@ from raywatch.model import Drain, Evidence, Fact, Finding, Trust
 
 NODE_ENDS = frozenset(["node_terminated_expected", "node_lost", "raylet_crash", "node_partitioned"])
 SAME_S = 5.0  # one drain is told in several lines
+OVER_S = 60.0  # after its deadline a machine that still lives was not taken
 _PLANNED = "Node received SIGTERM; draining before shutdown."  # `ray start --block`, Ray 2.60
 _REFUSED = "14"  # gRPC UNAVAILABLE: nobody listens where the raylet was
 
@@ -20,7 +21,9 @@ def drains_with(drains: Mapping[str, Drain], fact: Fact) -> Mapping[str, Drain]:
     if not node or (known is not None and fact.at < known.at - SAME_S):
         return drains
     new = _drain(fact)
-    if known is not None and abs(new.at - known.at) <= SAME_S:
+    if known is not None and _stands(known, new):
+        new = replace(known, deadline_at=known.deadline_at or new.deadline_at)
+    elif known is not None and abs(new.at - known.at) <= SAME_S:
         new = replace(
             known,
             reason=new.reason or known.reason,
@@ -28,6 +31,18 @@ def drains_with(drains: Mapping[str, Drain], fact: Fact) -> Mapping[str, Drain]:
             deadline_at=new.deadline_at or known.deadline_at,
         )
     return drains if new == known else {**drains, node: new}
+
+
+def _stands(known: Drain, new: Drain) -> bool:
+    """Say whether the node still is one that will be taken: what drains it then (a hook, the machine's own shutdown) is the end of that."""
+    if not is_taking(known) or known.deadline_at is None:
+        return False
+    return known.at <= new.at < known.deadline_at + OVER_S
+
+
+def is_taking(drain: Drain) -> bool:
+    """Say whether a drain means that the node is taken away, not that somebody stops it."""
+    return "PREEMPTION" in drain.reason and _PLANNED not in drain.message
 
 
 def _drain(fact: Fact) -> Drain:
@@ -48,7 +63,7 @@ def taken(drains: Mapping[str, Drain], finding: Finding) -> Finding:
     So is one where nobody listens any more: Ray needs 14 seconds and more to declare it dead.
     """
     drain = drains.get(finding.subject.node)
-    if drain is None or "PREEMPTION" not in drain.reason or _PLANNED in drain.message:
+    if drain is None or not is_taking(drain):
         return finding
     if not _ends(finding) or finding.at + 2 < drain.at:
         return finding

@@ -5,11 +5,7 @@ Before anything starts, the state of the old job is read afresh; what cannot be 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import signal
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal
 
@@ -17,9 +13,8 @@ from raywatch.model import Action, Outcome, Run
 from raywatch.resume.jobs import Job, JobsClient, Submission, Unreadable
 from raywatch.resume.packages import PutBack
 from raywatch.resume.preflight import preflight
+from raywatch.resume.program import prefixed, run_program
 
-OUTPUT_LIMIT = 16_384  # bytes of a hook's output that are kept: the last ones
-GRACE_S = 5.0  # between SIGTERM and SIGKILL of a hook that ran too long
 State = Literal["succeeded", "failed", "timed_out", "interrupted", "refused", "deferred"]
 
 
@@ -131,32 +126,10 @@ class HookRunner:
                 "incident": json.loads(incident_json),
             }
         ).encode()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *action.hook.argv,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env={**self._environ, **_variables(action, run)},
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            return self._outcome(action, "failed", f"cannot start {action.hook.argv[:1]}: {error}")
-        tail = _Tail()
-        try:
-            await asyncio.wait_for(_converse(process, document, tail), action.hook.timeout_s)
-        except asyncio.TimeoutError:
-            await _end(process)
-            return self._outcome(
-                action, "timed_out", f"after {action.hook.timeout_s:g} s", tail.text()
-            )
-        except asyncio.CancelledError:
-            await _end(process)
-            raise
-        code = process.returncode
-        return self._outcome(
-            action, "failed" if code else "succeeded", f"exit code {code}", tail.text()
-        )
+        environ = {**self._environ, **_variables(action, run)}
+        hook = action.hook
+        ended = await run_program(hook.argv, environ, document, hook.timeout_s)
+        return self._outcome(action, ended.state, ended.detail, ended.output)
 
 
 def _marks(action: Action, run: Run) -> dict[str, str]:
@@ -183,55 +156,4 @@ def _variables(action: Action, run: Run) -> dict[str, str]:
         "ACTION_KEY": action.key,
         "AVOID_NODES": ",".join(action.avoid_nodes),
     }
-    return {f"RAYWATCH_{k}": v.replace("\0", "") for k, v in values.items()}
-
-
-class _Tail:
-    """Keeps the last bytes of a stream, whatever it prints."""
-
-    def __init__(self) -> None:
-        self._data = b""
-
-    def add(self, data: bytes) -> None:
-        self._data = (self._data + data)[-OUTPUT_LIMIT:]
-
-    def text(self) -> str:
-        return self._data.decode(errors="replace")
-
-
-async def _converse(process: asyncio.subprocess.Process, document: bytes, tail: _Tail) -> None:
-    await asyncio.gather(_tell(process, document), _listen(process, tail))
-    await process.wait()
-
-
-async def _tell(process: asyncio.subprocess.Process, document: bytes) -> None:
-    if process.stdin is None:
-        return
-    try:
-        process.stdin.write(document)
-        await process.stdin.drain()
-        process.stdin.close()
-    except (BrokenPipeError, ConnectionResetError):
-        return  # a hook need not read it
-
-
-async def _listen(process: asyncio.subprocess.Process, tail: _Tail) -> None:
-    while process.stdout is not None and (data := await process.stdout.read(65_536)):
-        tail.add(data)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the hook and everything it started: its process group."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            await asyncio.wait_for(process.wait(), GRACE_S)
-        except asyncio.TimeoutError:
-            continue
-    if process.returncode is None:
-        await process.wait()
-    with contextlib.suppress(asyncio.TimeoutError):  # a pipe is closed at its end only
-        await asyncio.wait_for(_listen(process, _Tail()), GRACE_S)
+    return prefixed(values)

@@ -87,6 +87,27 @@ def test_a_drain_of_ray_start_block_is_no_preemption():
     assert run(planned, at(30, "node_terminated_expected", node=N1)) == []
 
 
+def test_a_machine_that_its_cloud_takes_is_not_stopped_by_its_own_shutdown():
+    """The cloud ends the machine, which ends `ray start --block` as a person would; the notice stays the proof."""
+    evidence = Evidence("metadata of aws", 0, "aws announces", 5.0, "event")
+    fields = {"node_id": N1, "reason": "PREEMPTION", "message": "aws: terminate"}
+    notice = Fact("drain", 5.0, evidence, {**fields, "deadline_ms": "125000"})
+    shutdown = "Node received SIGTERM; draining before shutdown."
+    end = {"node": N1}
+
+    state = reduce(note, (notice, drain(110, N1, shutdown)), State())
+    assert (state.drains[N1].message, state.drains[N1].evidence.text) == (
+        "aws: terminate",
+        "aws announces",
+    )
+    assert run(notice, drain(110, N1, shutdown), at(115, "node_terminated_expected", **end)) == [
+        ("spot_preemption", {})
+    ]
+    # The machine outlived it: who stops it an hour later means to.
+    late = drain(3600, N1, shutdown)
+    assert run(notice, late, at(3605, "node_terminated_expected", **end)) == []
+
+
 def test_a_drain_after_the_death_explains_nothing():
     """The notice must come before the end."""
     assert run(drain(40, N1), at(30, "node_lost", node=N1)) == [("node_lost", {})]

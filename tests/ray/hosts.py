@@ -84,7 +84,7 @@ class Hosts:
         host = Host(f"h{number}", f"10.77.0.{number + 1}", self._holder(temp_dir), temp_dir)
         self.hosts.append(host)
         self._link(host, number)
-        flags = ["--head", f"--port={GCS}", "--dashboard-host=127.0.0.1"]
+        flags = ["--head", f"--port={GCS}", "--dashboard-host=0.0.0.0"]
         if number:
             flags = [f"--address={self.head.ip}:{GCS}"]
         flags += [f"--num-cpus={num_cpus}", f"--node-ip-address={host.ip}"]
@@ -104,10 +104,10 @@ class Hosts:
         host.started.append(process)
         return process
 
-    def ask(self, url: str, body: object = None) -> bytes:
-        """Call a URL on the head. Raises OSError where nothing answers or it says no."""
+    def ask(self, url: str, body: object = None, *, on: Host | None = None) -> bytes:
+        """Call a URL on the head, or on another host. Raises OSError where nothing answers or it says no."""
         data = b"" if body is None else json.dumps(body).encode()
-        argv = self.head.inside(_PYTHON, "-c", _ASK, url)
+        argv = (on or self.head).inside(_PYTHON, "-c", _ASK, url)
         done = subprocess.run(argv, input=data, capture_output=True, check=False)
         if done.returncode:
             raise OSError(done.stderr.decode()[-500:])

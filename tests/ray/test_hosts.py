@@ -1,10 +1,12 @@
 """Several hosts, and raywatch on the head alone: it sees no log of the others, as in most clusters."""
 
 import json
+import re
 import shlex
 import shutil
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
@@ -46,26 +48,38 @@ def hosts():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start_daemon(hosts):
-    """The daemon with no more than a rule; it finds session and dashboard by itself. Return its URL."""
-    config = hosts.folder / "raywatch.toml"
-    config.write_text(CONFIG)
-    flags = ["--config", str(config), "--store", str(hosts.folder / "state" / "raywatch.db")]
-    hosts.start(hosts.head, [sys.executable, "-m", "raywatch", "daemon", *flags], "daemon.out")
-    log = hosts.folder / "daemon.out"
+def start_daemon(hosts, host=None, config=CONFIG):
+    """The daemon, on the head or another host; it finds its session by itself. Return its URL."""
+    host = host or hosts.head
+    folder = hosts.folder / f"daemon-{host.name}"
+    folder.mkdir()
+    (folder / "raywatch.toml").write_text(config)
+    flags = ["--config", str(folder / "raywatch.toml"), "--store", str(folder / "raywatch.db")]
+    argv = [sys.executable, "-m", "raywatch", "daemon", *flags]
+    hosts.start(host, argv, f"{folder.name}.out")
+    log = hosts.folder / f"{folder.name}.out"
     until(lambda: "raywatch listens on " in log.read_text(), 60, "the daemon listens")
     return "http://127.0.0.1:9265"
+
+
+def submit_training(hosts):
+    """Two ranks on two of three hosts, as job j1."""
+    script = hosts.folder / "train.py"
+    shutil.copyfile(Path(raywatch.__file__).with_name("demo_train.py"), script)
+    argv = [sys.executable, str(script), "--name", "llm", "--storage", str(hosts.folder / "s")]
+    job = {"entrypoint": shlex.join(argv), "submission_id": "j1"}
+    hosts.ask(f"{hosts.dashboard}/api/jobs/", job)
+
+
+def output_of(hosts, job):
+    """What a job printed."""
+    return json.loads(hosts.ask(f"{hosts.dashboard}/api/jobs/{job}/logs"))["logs"]
 
 
 def test_a_host_that_vanishes_without_a_word(hosts):
     """Survivors print nothing and no log of the lost host can be read; the run goes on, elsewhere, once."""
     url = start_daemon(hosts)
-    script = hosts.folder / "train.py"
-    shutil.copyfile(Path(raywatch.__file__).with_name("demo_train.py"), script)
-    argv = [sys.executable, str(script), "--name", "llm", "--storage", str(hosts.folder / "s")]
-    hosts.ask(
-        f"{hosts.dashboard}/api/jobs/", {"entrypoint": shlex.join(argv), "submission_id": "j1"}
-    )
+    submit_training(hosts)
 
     def snapshot():
         return json.loads(hosts.ask(f"{url}/api/v1/snapshot"))
@@ -101,7 +115,80 @@ def test_a_host_that_vanishes_without_a_word(hosts):
     assert jobs["j1"] == "FAILED"
 
     def output():
-        return hosts.ask(f"{hosts.dashboard}/api/jobs/{action['submission_id']}/logs").decode()
+        return output_of(hosts, action["submission_id"])
 
     until(lambda: " of 2 starts at step" in output(), 120, "it trains again")
     assert " of 2 starts at step 1 " not in output()
+
+
+NOTICED = """\
+[ray]
+dashboard = "http://{head}:8265"
+[cloud]
+provider = "aws"
+url = "http://127.0.0.1:8111"
+[[notice]]
+hook = {{kind = "drain"}}
+"""
+LEFT_S = 25  # what the cloud leaves: AWS gives 120 s, nothing here needs them
+
+
+def test_a_host_that_its_cloud_takes_is_drained_and_training_goes_on(hosts, record_property):
+    """Nobody told Ray; raywatch on that host does, so Ray Train moves at the deadline though it has no failures to spend."""
+    url = start_daemon(hosts)
+    submit_training(hosts)
+
+    def snapshot():
+        return json.loads(hosts.ask(f"{url}/api/v1/snapshot"))
+
+    until(lambda: output_of(hosts, "j1").count("checkpoint written") >= 3, 150, "it trains")
+    starts = re.findall(r"starts at step 1 on node (\w+)", output_of(hosts, "j1"))
+    by_id = {node: ip for ip, node in hosts.alive().items()}
+    host = next(h for h in hosts.hosts if h.ip == by_id[starts[0]])
+    values, told = hosts.folder / "values.json", {"instance-id": "i-1", "local-ipv4": host.ip}
+    values.write_text(json.dumps(told))
+    argv = [sys.executable, "-m", "tests.clouds", "8111", str(values)]
+    hosts.start(host, argv, "clouds.out")
+    its_url = start_daemon(hosts, host, NOTICED.format(head=hosts.head.ip))
+
+    def asks_its_cloud():
+        return b'source_up{source="aws"} 1.0' in hosts.ask(f"{its_url}/metrics", on=host)
+
+    until(asks_its_cloud, 60, "the daemon on the host asks its cloud")
+    began = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began + LEFT_S))
+    action = json.dumps({"action": "terminate", "time": stamp})
+    part = values.with_suffix(".part")
+    part.write_text(json.dumps({**told, "spot/instance-action": action}))
+    part.replace(values)
+
+    def drained():
+        return next((d for d in snapshot()["drains"] if d["node_id"] == starts[0]), None)
+
+    drain = until(drained, 20, "the GCS drains the node")
+    record_property(
+        "figures", f"notice -> drain in the GCS' log: {time.time() - began:.1f} s at most"
+    )
+    assert drain["message"] == "raywatch: aws announces preemption: terminate"
+
+    def answered():
+        (notice,) = json.loads(hosts.ask(f"{its_url}/api/v1/notices", on=host))["notices"]
+        return [(a["hook"], a["state"]) for a in notice["actions"]]
+
+    until(lambda: answered() == [("drain", "succeeded")], 20, "the hook is known to have worked")
+    pause = max(0.0, began + LEFT_S - time.time())
+    time.sleep(pause)
+    hosts.vanish(host)
+
+    def moved():
+        found = re.findall(r"starts at step (\d+) on node (\w+)", output_of(hosts, "j1"))
+        return {node for step, node in found if int(step) > 1}
+
+    until(lambda: len(moved()) == 2, 150, "Ray Train goes on elsewhere")
+    assert starts[0] not in moved()
+    until(lambda: snapshot()["incidents"], 60, "the loss is known")
+    found = snapshot()
+    assert [i["class"] for i in found["incidents"] if i["role"] == "root"] == ["spot_preemption"]
+    assert found["actions"] == []  # nothing was to be resumed
+    (job,) = json.loads(hosts.ask(f"{hosts.dashboard}/api/jobs/"))
+    assert job["status"] == "RUNNING"

@@ -13,9 +13,10 @@ import pytest
 from aiohttp import web
 
 from raywatch.model import Action, Checkpoint, Hook, Rank, Run
-from raywatch.resume.hooks import OUTPUT_LIMIT, HookRunner
+from raywatch.resume.hooks import HookRunner
 from raywatch.resume.jobs import JobsClient
 from raywatch.resume.packages import PutBack
+from raywatch.resume.program import OUTPUT_LIMIT
 
 OLD = {
     "submission_id": "old",
