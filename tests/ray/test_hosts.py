@@ -165,11 +165,11 @@ def test_a_host_that_its_cloud_takes_is_drained_and_training_goes_on(hosts, reco
     def drained():
         return next((d for d in snapshot()["drains"] if d["node_id"] == starts[0]), None)
 
-    drain = until(drained, 20, "the GCS drains the node")
+    until(drained, 20, "the GCS drains the node")
     record_property(
         "figures", f"notice -> drain in the GCS' log: {time.time() - began:.1f} s at most"
     )
-    assert drain["message"] == "raywatch: aws announces preemption: terminate"
+    assert drained()["message"] == "raywatch: aws announces preemption: terminate"
 
     def answered():
         (notice,) = json.loads(hosts.ask(f"{its_url}/api/v1/notices", on=host))["notices"]
