@@ -80,7 +80,8 @@ class Daemon:
         self._pending.docs["start", "-"] = repr(started)
         self._history = History(docs.get(History.KIND, {}))
         self._examining = Examining(rules.engine, zone)
-        self._resuming = Resuming(config.resume, classes, docs, started_at=started)
+        declared = config.declared.rules
+        self._resuming = Resuming(config.resume, classes, docs, started_at=started, runs=declared)
         self._noticing = Noticing(docs)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
@@ -402,7 +403,8 @@ def run(
     stopping = threading.Event()
     hold_many_files()
     come_first()
-    rules = Reloading(config.rules)
+    told = config.declared
+    rules = Reloading((*config.rules, *told.presets), texts=told.texts)
     temp_dirs = (config.temp_dir,) if config.temp_dir else default_temp_dirs(environ)
     with Store(config.store) as store:
         if store.rebuilt:

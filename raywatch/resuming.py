@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.attempts import explained, newly_ended
+from raywatch.core.declared import is_named_by_log, looked_at
 from raywatch.core.ledger import forgettable, orphaned
 from raywatch.core.lineage import put
 from raywatch.core.policy import ByHand, apply_outcome, decide, decide_by_hand, progress
@@ -39,6 +40,7 @@ from raywatch.model import (
     Outcome,
     ResumeRule,
     Run,
+    RunRule,
 )
 from raywatch.observations import Observation
 
@@ -72,17 +74,18 @@ class Resuming:
         docs: Mapping[str, Mapping[str, str]],
         *,
         started_at: float,
+        runs: tuple[RunRule, ...] = (),
     ) -> None:
-        """`started_at`: the daemon's first start. Raises ValueError for documents of another version."""
+        """`started_at`: the daemon's first start; `runs`: what the configuration declares. Raises ValueError for documents of another version."""
         self._rules, self._classes, self._started_at = rules, classes, started_at
         try:
-            runs = [_RUN.validate_json(t) for t in docs.get("run", {}).values()]
+            known = [_RUN.validate_json(t) for t in docs.get("run", {}).values()]
             merged = _MERGED.validate_json(docs.get("merged", {}).get("-", "{}"))
             self.ledger = {k: _ACTION.validate_json(t) for k, t in docs.get("action", {}).items()}
         except ValidationError as error:
             raise ValueError(f"the store holds what this version cannot read: {error}") from error
         # Actions name a run by the id that it had: one that was merged away since must still be found.
-        self.runs: Runs = replace(restored(runs), merged=merged)
+        self.runs: Runs = replace(restored(known), merged=merged, rules=runs)
         self._changed: set[str] = set()
         self._moves: list[tuple[Action | None, Action]] = []
         self._restarts: list[Restart] = []
@@ -118,11 +121,18 @@ class Resuming:
             self._restarts += restarts_between(before, self.runs, fact, now)
         for item in seen:
             if isinstance(item, Look):
-                self.runs = checkpoint_seen(self.runs, item.run, item.found, now, item.older)
+                self._look(item, now)
             else:
                 self.runs = observe(self.runs, item, now)
         if self.runs.runs is not known.runs:
             self._ended |= dict.fromkeys(newly_ended(known, self.runs), now + EXPLAIN_S)
+
+    def _look(self, look: Look, now: float) -> None:
+        run = self.runs.get(look.run)
+        if run is None or not is_named_by_log(run):
+            self.runs = checkpoint_seen(self.runs, look.run, look.found, now, look.older)
+        elif (found := looked_at(run, look.found)) is not None:
+            self.runs = checkpoint_seen(self.runs, look.run, found, now)
 
     def decide(self, incidents: Sequence[Incident], now: float) -> list[Action]:
         """Decide; return the actions that are to be fired once they are on the disk."""
@@ -214,8 +224,14 @@ class Resuming:
     def to_look_at(self) -> list[tuple[str, str, str]]:
         """Return (run, storage path, name) of runs whose checkpoints may have changed."""
         live = [r for r in self.runs.runs.values() if r.name and r.status in _LOOKS]
-        places = [(r.id, self._storage(r), r.name) for r in live]
+        places = [self._place(r) for r in live]
         return [p for p in places if p[1]][-MAX_LOOKS:]
+
+    def _place(self, run: Run) -> tuple[str, str, str]:
+        """Of a run outside Ray Train only its log names a checkpoint: the path itself is looked at."""
+        if run.checkpoint is not None and is_named_by_log(run):
+            return run.id, run.checkpoint.path, ""
+        return run.id, self._storage(run), run.name
 
     def _storage(self, run: Run) -> str:
         """Return the folder that holds the run's own one: what the configuration says beats what Ray Train says."""

@@ -24,7 +24,7 @@ from raywatch.core.lineage import (
     put,
 )
 from raywatch.core.standing import ACTIVE, driver_end
-from raywatch.model import Checkpoint, Entity, Fact, Rank, Run, RunRule
+from raywatch.model import Checkpoint, CheckpointProblem, Entity, Fact, Rank, Run, RunRule
 from raywatch.observations import JobSeen
 
 # Which presets' lines count for a framework that is named in a [[run]].
@@ -43,7 +43,7 @@ FRAMEWORKS: Mapping[str, tuple[str, ...]] = {
     "torchtune": ("torchtune",),
 }
 KINDS = frozenset(["run_step", "run_checkpoint"])
-SAID = "its log names it"
+SAID = "named by its log"
 MAX_RANKS = 4096
 _STEP_IN_PATH = re.compile(r"(?:step|iter|checkpoint)[-_=]?0{0,12}(\d{1,12})(?!.*\d)")
 
@@ -94,7 +94,26 @@ def progressed(runs: Runs, fact: Fact, now: float) -> Runs:
         told = replace(told, status="running")
     if told == run:
         return runs
+    if told.checkpoint is not run.checkpoint is not None:
+        runs = replace(runs, older=bounded(runs.older, run.id, run.checkpoint))
     return put(runs, replace(told, seen_at=max(run.seen_at, now)), runs.life(run.id))
+
+
+def is_named_by_log(run: Run) -> bool:
+    """Say whether nothing but a line tells of the run's checkpoint."""
+    return run.checkpoint is not None and run.checkpoint.checked.startswith(SAID)
+
+
+def looked_at(
+    run: Run, found: Checkpoint | CheckpointProblem
+) -> Checkpoint | CheckpointProblem | None:
+    """Return what a look at the checkpoint that a line had named says of it; None where a line names another one now."""
+    known = run.checkpoint
+    if known is None or isinstance(found, CheckpointProblem):
+        return found
+    if found.path.rstrip("/") != known.path.rstrip("/"):
+        return None
+    return replace(found, path=known.path, step=known.step, at=known.at or found.at)
 
 
 def _rule_for(runs: Runs, submission: str, entrypoint: str, path: str) -> RunRule | None:
@@ -171,7 +190,8 @@ def _step(run: Run, fact: Fact) -> Run:
 
 
 def _checkpoint(run: Run, fact: Fact) -> Run:
-    path = fact.fields.get("checkpoint", "").strip("'\"")
+    named = fact.fields.get("checkpoint") or fact.fields.get("path", "")
+    path = "" if named == fact.evidence.file else named.strip("'\"")  # its source has a path too
     known = run.checkpoint
     if not path or (known is not None and fact.at < (known.at or 0.0)):
         return run

@@ -69,7 +69,7 @@ def _torchrun(options: Mapping[str, str]) -> Launched:
 def _options(words: Sequence[str]) -> dict[str, str]:
     """Return `--name value` and `--name=value`; torchrun spells names with - and with _."""
     found: dict[str, str] = {}
-    for word, after in zip(words, (*words[1:], ""), strict=True):
+    for word, after in pairwise((*words, "")):
         if word.startswith("--"):
             name, is_given, value = word[2:].partition("=")
             found.setdefault(name.replace("_", "-"), value if is_given else after)
