@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
+from raywatch.core.runview import RunJson
 from raywatch.core.view import IncidentJson
 from raywatch.model import RaywatchError
 from raywatch.tables import (
     ActionRow,
-    RunRow,
     actions_table,
     did,
     incident_story,
@@ -38,7 +38,7 @@ FOLLOW_S = 10.0  # a person who started something is told what came of it, if th
 OK, UNAUTHORIZED = 200, 401
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@%+/-]*")
 SHOWN_CHOICES = 5
-_T = TypeVar("_T", IncidentJson, RunRow, ActionRow)
+_T = TypeVar("_T", IncidentJson, RunJson, ActionRow)
 
 
 class ClientError(RaywatchError):
@@ -179,7 +179,7 @@ def incident_names(row: IncidentJson) -> Sequence[str]:
     return (row["id"], *row["merged"])
 
 
-def run_names(row: RunRow) -> Sequence[str]:
+def run_names(row: RunJson) -> Sequence[str]:
     """What a run is called; the first is its id."""
     return (row["id"], row["name"], *row["submissions"])
 
@@ -194,9 +194,9 @@ def incidents(client: Client) -> list[IncidentJson]:
     return cast("list[IncidentJson]", json.loads(client.get("/api/v1/incidents"))["incidents"])
 
 
-def runs(client: Client) -> list[RunRow]:
+def runs(client: Client) -> list[RunJson]:
     """All runs."""
-    return cast("list[RunRow]", json.loads(client.get("/api/v1/runs"))["runs"])
+    return cast("list[RunJson]", json.loads(client.get("/api/v1/runs"))["runs"])
 
 
 def actions(client: Client, **query: str) -> list[ActionRow]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import get_args
 
 from raywatch.collect.cloud import LINK_LOCAL, hinted
+from raywatch.declaring import KEYS as RUN
+from raywatch.declaring import Declared, declared
 from raywatch.model import Hook, Mode, RaywatchError, ResumeRule
 from raywatch.notice import NoticeHook, NoticeHookKind, NoticeKind, Provider
 
@@ -88,6 +90,7 @@ class Config:
     resume: tuple[ResumeRule, ...] = ()
     clouds: Mapping[Provider, str] = field(default_factory=dict)  # metadata services to ask, by URL
     notices: tuple[NoticeHook, ...] = ()
+    declared: Declared = field(default_factory=Declared)  # [[run]]
 
 
 def find_config(named: str | None, env: Mapping[str, str]) -> Path | None:
@@ -135,7 +138,7 @@ class _Reader:
         except tomllib.TOMLDecodeError as error:
             line = re.search(r"line (\d+)", str(error))
             raise ConfigError(f"{self.name}:{line[1] if line else 1}: not TOML: {error}") from error
-        self._known(found, (*SECTIONS, "resume", "notice"))
+        self._known(found, (*SECTIONS, "resume", "notice", "run"))
         for section, keys in SECTIONS.items():
             table = found.get(section, {})
             if not isinstance(table, dict):
@@ -160,6 +163,19 @@ class _Reader:
             resume=tuple(self._rule(r, i) for i, r in enumerate(rules)),
             clouds=self._clouds(found),
             notices=self._notices(notices),
+            declared=self._declared(found.get("run", [])),
+        )
+
+    def _declared(self, rows: object) -> Declared:
+        if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+            raise self.fail("run is a list of tables: [[run]]", "run")
+        for number, row in enumerate(rows):
+            self._typed(row, RUN, "run", number)
+        return declared(
+            rows,
+            lambda what, *path: self.fail(what, "run", *path),
+            lambda *path: _line(self.text, ("run", *path)),
+            self.name,
         )
 
     def _tables(self, found: Mapping[str, object], name: str) -> list[object]:

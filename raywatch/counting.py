@@ -201,7 +201,8 @@ def _plain(phase: Phase) -> tuple[tuple[int, ...], float]:
 def _row(label: str, run: Run) -> RunRow:
     over = run.status in _ENDED
     size = run.world_sizes[-1] if run.world_sizes else None
-    saved = run.checkpoint.at if run.checkpoint is not None else None
+    found = run.checkpoint
+    saved = found.at if found is not None and found.whole else None
     return RunRow(
         label=label,
         world_size=0 if over and size is not None else size,

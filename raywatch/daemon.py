@@ -77,7 +77,8 @@ class Daemon:
         self._pending.docs["start", "-"] = repr(started)
         self._history = History(docs.get(History.KIND, {}))
         self._examining = Examining(rules.engine, zone)
-        self._resuming = Resuming(config.resume, classes, docs, started_at=started)
+        declared = config.declared.rules
+        self._resuming = Resuming(config.resume, classes, docs, started_at=started, runs=declared)
         self._noticing = Noticing(docs, config.notices, started_at=started)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []

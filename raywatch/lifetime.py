@@ -32,7 +32,8 @@ def run(
     stopping = threading.Event()
     hold_many_files()
     come_first()
-    rules = Reloading(config.rules)
+    told = config.declared
+    rules = Reloading((*config.rules, *told.presets), texts=told.texts)
     temp_dirs = (config.temp_dir,) if config.temp_dir else default_temp_dirs(environ)
     with Store(config.store) as store:
         if store.rebuilt:

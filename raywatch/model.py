@@ -318,6 +318,30 @@ class Rank:
     actor_id: str = ""
     worker_id: str = ""
     ip: str = ""
+    log_file: str = ""
+
+
+AttemptStatus: TypeAlias = Literal[
+    "running", "failed", "preempted", "resized", "finished", "stopped", "ended"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a run: a worker group of Ray Train, elsewhere a job. Times are unix seconds.
+
+    `by` says who told of it (job | api | log): what a better source tells of a job takes the place of a worse one's.
+    """
+
+    started_at: float
+    job: str = ""
+    by: str = "log"
+    size: int | None = None  # workers
+    status: AttemptStatus = "running"
+    ended_at: float | None = None
+    why: str = ""  # bounded words of who ended it
+    class_id: str = ""  # of the incident that ended it, once that is known
+    incident: str = ""
 
 
 RunStatus: TypeAlias = Literal[
@@ -362,6 +386,21 @@ class Run:
     last_policy: str = ""  # RETRY | RAISE, with its time
     last_policy_at: float | None = None
     session: str = ""  # of Ray, where the newest of `jobs` has its id from
+    framework: str = ""  # of a run that [[run]] declares
+    attempts: tuple[Attempt, ...] = ()  # the newest, oldest first
+    failures: int | None = None  # of `max_failures`, used by the current controller
+    preemptions: int | None = None  # of `max_preemptions`, likewise
+    max_preemptions: int | None = None  # -1: any number
+
+
+@dataclass(frozen=True, slots=True)
+class RunRule:
+    """One [[run]] of the configuration: a run outside Ray Train, and what its progress looks like."""
+
+    name: str
+    match: str  # glob on job submission id, entrypoint or path of a log
+    framework: str = ""  # a preset, else empty
+    storage: str = ""
 
 
 HookKind: TypeAlias = Literal["job", "command"]

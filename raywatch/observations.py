@@ -69,6 +69,7 @@ class JobSeen:
     runtime_env: str
     driver_node_id: str
     driver_exit_code: int | None
+    driver_pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class TrainRunSeen:
     started_at: float | None
     ended_at: float | None
     attempts: tuple[TrainAttemptSeen, ...]
+    max_preemptions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

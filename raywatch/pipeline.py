@@ -75,12 +75,12 @@ def user_files(paths: Iterable[str]) -> list[Path]:
     return found
 
 
-def load_engine(paths: Sequence[str] = ()) -> Engine:
+def load_engine(paths: Sequence[str] = (), texts: Sequence[tuple[str, str]] = ()) -> Engine:
     """Load and compile the signatures, or take what was compiled before. Raises SignatureError, OSError.
 
-    Its signatures have no samples; those of `load_ruleset` do.
+    `texts` are more signature files: name and text. Its signatures have no samples; those of `load_ruleset` do.
     """
-    return Engine(*load_rules(rule_texts(paths), cache_folder(os.environ)))
+    return Engine(*load_rules([*rule_texts(paths), *texts], cache_folder(os.environ)))
 
 
 def load_ruleset(paths: Sequence[str] = ()) -> Ruleset:

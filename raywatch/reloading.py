@@ -6,6 +6,7 @@ files, compiles them and tries the user's on their samples; the daemon only load
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -36,12 +37,18 @@ Stamp: TypeAlias = "tuple[tuple[str, tuple[int, int, int] | None], ...]"
 class Reloading:
     """The rules in force. Owned by the first thread; `ask` and `row` may be called from any."""
 
-    def __init__(self, paths: Sequence[str], engine: Engine | None = None) -> None:
-        """Begin with `engine`, or load it. Raises SignatureError, OSError."""
+    def __init__(
+        self,
+        paths: Sequence[str],
+        engine: Engine | None = None,
+        texts: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Begin with `engine`, or load it. `texts` are more signatures, which do not change. Raises SignatureError, OSError."""
+        self._texts = texts
         self._paths = [os.path.abspath(p) for p in paths]  # noqa: PTH100 - a check has another working directory
         # Before they are read: what changes meanwhile is seen.
         self._tried = self._seen = _stamp(self._paths)
-        self._take(engine or load_engine(self._paths), time.time())
+        self._take(engine or load_engine(self._paths, texts), time.time())
         self._failures = 0
         self._check: _Check | None = None
         self._asked = False
@@ -64,7 +71,7 @@ class Reloading:
         if self._asked or stamp == before != self._tried:
             self._asked, self._tried = False, stamp
             try:
-                self._check = _Check(self._paths, time.monotonic() + LIMIT_S)
+                self._check = _Check(self._paths, time.monotonic() + LIMIT_S, self._texts)
             except OSError as error:  # no process, no room for what it writes
                 self._refuse(str(error))
         return False
@@ -120,12 +127,14 @@ class _CheckError(RaywatchError):
 class _Check:
     """A process that checks rules. It writes to files that have no name: nobody need read while it runs."""
 
-    def __init__(self, paths: Sequence[str], until: float) -> None:
+    def __init__(
+        self, paths: Sequence[str], until: float, texts: Sequence[tuple[str, str]] = ()
+    ) -> None:
         """`until`, of the steady clock, it must have ended. Raises OSError."""
         self._until = until
         self._out, self._said = TemporaryFile(), TemporaryFile()  # noqa: SIM115 - until `close`
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "raywatch.reloading", __version__, *paths],
+            [sys.executable, "-m", "raywatch.reloading", __version__, json.dumps(texts), *paths],
             cwd=Path(__file__).parent.parent,  # the first place that `-m` looks in
             stdin=subprocess.DEVNULL,
             stdout=self._out,
@@ -171,7 +180,7 @@ def _state(path: str) -> tuple[int, int, int] | None:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def checked(paths: Sequence[str]) -> bytes:
+def checked(paths: Sequence[str], more: Sequence[tuple[str, str]] = ()) -> bytes:
     """Return what `loaded_rules` loads once the rules are right and `paths` keep their samples.
 
     Raises SignatureError, OSError, UnicodeDecodeError; _CheckError with the first sample that is not kept.
@@ -180,7 +189,7 @@ def checked(paths: Sequence[str]) -> bytes:
     from raywatch.core.samples import check  # noqa: PLC0415
     from raywatch.core.signature_files import parse_rules  # noqa: PLC0415
 
-    texts = rule_texts(paths)
+    texts = [*rule_texts(paths), *more]
     body = made_rules(texts, cache_folder(os.environ))
     _, matcher = loaded_rules(body)
     own = frozenset(str(f) for f in user_files(paths))
@@ -190,14 +199,14 @@ def checked(paths: Sequence[str]) -> bytes:
     return body
 
 
-def main(version: str, paths: Sequence[str]) -> int:
+def main(version: str, paths: Sequence[str], texts: Sequence[tuple[str, str]] = ()) -> int:
     """Be the process that checks, for a daemon of `version`."""
     os.nice(NICE)
     if version != __version__:
         sys.stderr.write("raywatch is another version now: restart the daemon\n")
         return 2
     try:
-        body = checked(paths)
+        body = checked(paths, texts)
     except (RaywatchError, OSError, UnicodeDecodeError) as error:
         sys.stderr.write(" ".join(str(error).splitlines()) + "\n")
         return 2
@@ -206,4 +215,4 @@ def main(version: str, paths: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1], sys.argv[3:], [(n, t) for n, t in json.loads(sys.argv[2])]))

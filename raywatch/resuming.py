@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
+from raywatch.core.attempts import explained, newly_ended
+from raywatch.core.declared import is_named_by_log, looked_at
 from raywatch.core.ledger import forgettable, orphaned
+from raywatch.core.lineage import put
 from raywatch.core.policy import ByHand, apply_outcome, decide, decide_by_hand, progress
 from raywatch.core.relevance import speaks_of
 from raywatch.core.runs import (
@@ -22,6 +25,7 @@ from raywatch.core.runs import (
     restored,
     submission_status,
 )
+from raywatch.core.runview import RunJson, checkpoint_json, run_json
 from raywatch.core.tally import Restart, restarts_between
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
@@ -36,6 +40,7 @@ from raywatch.model import (
     Outcome,
     ResumeRule,
     Run,
+    RunRule,
 )
 from raywatch.observations import Observation
 
@@ -46,6 +51,7 @@ _LOOKS = ("running", "restarting", "failed", "pending", "unknown")
 _DEFAULT = ResumeRule(run="", mode="observe", hook=Hook("job"))
 _UNDONE = ("suggested", "awaiting_approval", "waiting", "started")
 MAX_LOOKS = 20
+EXPLAIN_S = 300.0  # a vanished node is known dead a minute later, and its class may get better
 PRUNE_S = 3600.0
 
 
@@ -68,21 +74,25 @@ class Resuming:
         docs: Mapping[str, Mapping[str, str]],
         *,
         started_at: float,
+        runs: tuple[RunRule, ...] = (),
     ) -> None:
-        """`started_at`: the daemon's first start. Raises ValueError for documents of another version."""
+        """`started_at`: the daemon's first start; `runs`: what the configuration declares. Raises ValueError for documents of another version."""
         self._rules, self._classes, self._started_at = rules, classes, started_at
         try:
-            runs = [_RUN.validate_json(t) for t in docs.get("run", {}).values()]
+            known = [_RUN.validate_json(t) for t in docs.get("run", {}).values()]
             merged = _MERGED.validate_json(docs.get("merged", {}).get("-", "{}"))
             self.ledger = {k: _ACTION.validate_json(t) for k, t in docs.get("action", {}).items()}
         except ValidationError as error:
             raise ValueError(f"the store holds what this version cannot read: {error}") from error
         # Actions name a run by the id that it had: one that was merged away since must still be found.
-        self.runs: Runs = replace(restored(runs), merged=merged)
+        self.runs: Runs = replace(restored(known), merged=merged, rules=runs)
         self._changed: set[str] = set()
         self._moves: list[tuple[Action | None, Action]] = []
         self._restarts: list[Restart] = []
         self._pruned_at = 0.0
+        self._ended: dict[
+            str, float
+        ] = {}  # runs of which an attempt ended, until when it is explained
         self._repeating = [r for r in rules if r.hook.kind == "job" and r.mode != "observe"]
 
     def unfinished(self, now: float) -> list[Action]:
@@ -104,18 +114,29 @@ class Resuming:
 
     def learn(self, facts: Iterable[Fact], seen: Iterable[Observation | Look], now: float) -> None:
         """Take in what logs, APIs and disks say about runs."""
+        known = self.runs
         for fact in sorted(facts, key=lambda f: f.at):
             before = self.runs
             self.runs = note(before, fact, now)
             self._restarts += restarts_between(before, self.runs, fact, now)
         for item in seen:
             if isinstance(item, Look):
-                self.runs = checkpoint_seen(self.runs, item.run, item.found, now, item.older)
+                self._look(item, now)
             else:
                 self.runs = observe(self.runs, item, now)
+        if self.runs.runs is not known.runs:
+            self._ended |= dict.fromkeys(newly_ended(known, self.runs), now + EXPLAIN_S)
+
+    def _look(self, look: Look, now: float) -> None:
+        run = self.runs.get(look.run)
+        if run is None or not is_named_by_log(run):
+            self.runs = checkpoint_seen(self.runs, look.run, look.found, now, look.older)
+        elif (found := looked_at(run, look.found)) is not None:
+            self.runs = checkpoint_seen(self.runs, look.run, found, now)
 
     def decide(self, incidents: Sequence[Incident], now: float) -> list[Action]:
         """Decide; return the actions that are to be fired once they are on the disk."""
+        self._explain(incidents, now)
         new = decide(
             incidents,
             self.runs,
@@ -132,6 +153,16 @@ class Resuming:
             if moved is not action:
                 self.put(moved)
         return [a for a in new if a.state == "started"]
+
+    def _explain(self, incidents: Sequence[Incident], now: float) -> None:
+        """Say which incident ended an attempt; its class may get better for a while."""
+        for number, until in list(self._ended.items()):
+            run = self.runs.get(number)
+            if run is None or now > until:
+                del self._ended[number]
+                continue
+            told = explained(run, incidents, self.runs, self._classes)
+            self.runs = put(self.runs, told, self.runs.life(run.id))
 
     def outcome(self, outcome: Outcome, now: float) -> None:
         """Note what came of an action."""
@@ -193,8 +224,14 @@ class Resuming:
     def to_look_at(self) -> list[tuple[str, str, str]]:
         """Return (run, storage path, name) of runs whose checkpoints may have changed."""
         live = [r for r in self.runs.runs.values() if r.name and r.status in _LOOKS]
-        places = [(r.id, self._storage(r), r.name) for r in live]
+        places = [self._place(r) for r in live]
         return [p for p in places if p[1]][-MAX_LOOKS:]
+
+    def _place(self, run: Run) -> tuple[str, str, str]:
+        """Of a run outside Ray Train only its log names a checkpoint: the path itself is looked at."""
+        if run.checkpoint is not None and is_named_by_log(run):
+            return run.id, run.checkpoint.path, ""
+        return run.id, self._storage(run), run.name
 
     def _storage(self, run: Run) -> str:
         """Return the folder that holds the run's own one: what the configuration says beats what Ray Train says."""
@@ -231,52 +268,16 @@ class Resuming:
         """Return the run of an action."""
         return self.runs.get(action.run)
 
-    def shown(self) -> dict[str, list[dict[str, object]]]:
+    def shown(self) -> dict[str, list[RunJson] | list[dict[str, object]]]:
         """Show runs and actions as the API does."""
         return {
-            "runs": [_run_json(r) for r in self.runs.runs.values()],
+            "runs": [run_json(r, self.runs, self._rules) for r in self.runs.runs.values()],
             "actions": [self.shown_action(a) for a in self.ledger.values()],
         }
 
     def shown_action(self, action: Action) -> dict[str, object]:
         """Show one action as the API does, under the id that its run has now."""
         return {**_action_json(action), "run": canonical(self.runs, action.run)}
-
-
-def _run_json(run: Run) -> dict[str, object]:
-    return {
-        "id": run.id,
-        "name": run.name,
-        "status": run.status,
-        "step": run.step,
-        "world_size": run.world_sizes[-1] if run.world_sizes else None,
-        "world_sizes": list(run.world_sizes),
-        "level": run.level,
-        "level_reason": run.level_reason,
-        "owner": run.owner,
-        "submissions": list(run.submissions),
-        "jobs": list(run.jobs),
-        "storage_path": run.storage_path,
-        "checkpoint": _checkpoint_json(run.checkpoint),
-        "checkpoint_problem": run.checkpoint_problem,
-        "restarts": run.train_restarts,
-        "resumes": run.resumes,
-        "started_at": rfc3339(run.started_at),
-        "ended_at": rfc3339(run.ended_at),
-        "ranks": [{"rank": r.world_rank, "node": r.node_id, "pid": r.pid} for r in run.ranks],
-    }
-
-
-def _checkpoint_json(checkpoint: Checkpoint | None) -> dict[str, object] | None:
-    if checkpoint is None:
-        return None
-    return {
-        "path": checkpoint.path,
-        "step": checkpoint.step,
-        "whole": checkpoint.whole,
-        "checked": checkpoint.checked,
-        "at": rfc3339(checkpoint.at),
-    }
 
 
 def _action_json(action: Action) -> dict[str, object]:
@@ -299,7 +300,7 @@ def _action_json(action: Action) -> dict[str, object]:
         "ended_at": rfc3339(action.ended_at),
         "submission_id": action.submission_id,
         "avoid_nodes": list(action.avoid_nodes),
-        "checkpoint": _checkpoint_json(action.checkpoint),
+        "checkpoint": checkpoint_json(action.checkpoint),
         "first_step": action.first_step,
         "first_step_at": rfc3339(action.first_step_at),
         "output": action.output,

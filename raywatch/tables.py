@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypedDict, TypeVar
 
+from raywatch.core.runview import AttemptJson, BudgetJson, CheckpointJson, ProcessJson, RunJson
 from raywatch.core.view import IncidentJson, LineJson, SubjectJson, resume_words
 from raywatch.runbooks import pointer
 from raywatch.terminal import safe, told
@@ -14,47 +15,6 @@ MAX_LINES, SAME = 6, 100  # of evidence; characters that make two lines the same
 SHORT = 12  # of ids of Ray's, which are 56 digits
 _T = TypeVar("_T")
 _AGES = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-
-
-class CheckpointRow(TypedDict):
-    """A checkpoint as the API shows it."""
-
-    path: str
-    step: int | None
-    whole: bool
-    checked: str
-    at: str | None
-
-
-class RankRow(TypedDict):
-    """A rank of a run."""
-
-    rank: int
-    node: str
-    pid: int
-
-
-class RunRow(TypedDict):
-    """A run as the API shows it: what is read of it here."""
-
-    id: str
-    name: str
-    status: str
-    step: int | None
-    world_size: int | None
-    world_sizes: list[int]
-    level: int | None
-    level_reason: str
-    owner: str
-    submissions: list[str]
-    storage_path: str
-    checkpoint: CheckpointRow | None
-    checkpoint_problem: str
-    restarts: int
-    resumes: int
-    started_at: str | None
-    ended_at: str | None
-    ranks: list[RankRow]
 
 
 ActionRow = TypedDict(
@@ -77,7 +37,7 @@ ActionRow = TypedDict(
         "ended_at": str | None,
         "submission_id": str,
         "avoid_nodes": list[str],
-        "checkpoint": CheckpointRow | None,
+        "checkpoint": CheckpointJson | None,
         "first_step": int | None,
         "first_step_at": str | None,
         "output": str,
@@ -162,7 +122,7 @@ def _counts(row: IncidentJson) -> str:
     )
 
 
-def _checkpoint(found: CheckpointRow | None) -> str:
+def _checkpoint(found: CheckpointJson | None) -> str:
     if found is None:
         return "no checkpoint known"
     step = "" if found["step"] is None else f"step {found['step']}, "
@@ -170,7 +130,7 @@ def _checkpoint(found: CheckpointRow | None) -> str:
     return f"checkpoint {step}{found['path']} ({whole}: {found['checked']})"
 
 
-def _step(found: CheckpointRow | None) -> str:
+def _step(found: CheckpointJson | None) -> str:
     return "-" if found is None or found["step"] is None else str(found["step"])
 
 
@@ -208,7 +168,7 @@ def _incident_cells(row: IncidentJson, names: Mapping[str, str], now: float) -> 
 
 
 def incident_story(
-    row: IncidentJson, hurt: Sequence[RunRow], actions: Sequence[ActionRow], now: float
+    row: IncidentJson, hurt: Sequence[RunJson], actions: Sequence[ActionRow], now: float
 ) -> str:
     """Tell all that is known of an incident: the line that proves it, what it explains, hurt and started."""
     culprit = _subject(row["culprit"]) if row["culprit"] else ""
@@ -254,7 +214,7 @@ def _line(line: LineJson) -> tuple[str, str]:
     return where, f"  {told(line['text'])}"
 
 
-def _hurt(run: RunRow) -> tuple[str]:
+def _hurt(run: RunJson) -> tuple[str]:
     problem = f"  {run['checkpoint_problem']}" if run["checkpoint_problem"] else ""
     name, saved = run["name"] or run["id"], _checkpoint(run["checkpoint"])
     return (f"{name}  {run['status']}  {saved}{problem}",)
@@ -263,52 +223,115 @@ def _hurt(run: RunRow) -> tuple[str]:
 # --- runs --------------------------------------------------------------------------------------------
 
 
-def runs_table(rows: Sequence[RunRow], now: float) -> str:
-    """List runs, the newest first."""
+def runs_table(rows: Sequence[RunJson], now: float) -> str:
+    """List runs, the newest first. RISK is what would be lost now; NEXT is who starts it again if a node dies."""
     if not rows:
         return "no runs"
-    heads = ("RUN", "AGE", "STATUS", "STEP", "SAVED", "WORKERS", "LEVEL", "RESTARTS", "ID")
+    told = ("RUN", "AGE", "STATUS", "STEP", "SAVED", "RISK", "WORKERS", "LEVEL")
+    heads = (*told, "RESTARTS", "NEXT", "ID")
     ordered = sorted(rows, key=lambda r: r["started_at"] or "", reverse=True)
     return _table(heads, [_run_cells(r, now) for r in ordered], {"ID": 80})
 
 
-def _run_cells(row: RunRow, now: float) -> tuple[str, ...]:
+def _run_cells(row: RunJson, now: float) -> tuple[str, ...]:
     numbers = (row["step"], row["world_size"], row["level"])
     step, workers, level = ("-" if n is None else str(n) for n in numbers)
     restarts = f"{row['restarts']}+{row['resumes']}"  # by Ray Train + by raywatch
     ago, saved = age(row["started_at"], now), _step(row["checkpoint"])
-    return row["name"], ago, row["status"], step, saved, workers, level, restarts, row["id"]
+    told = (row["name"], ago, row["status"], step, saved, _risk(row, now), workers, level)
+    return (*told, restarts, row["next_restart"]["owner"], row["id"])
+
+
+def _risk(row: RunJson, now: float) -> str:
+    """Say how much work there is since the newest checkpoint, else since the start."""
+    saved = row["checkpoint"]
+    since = (saved and saved["at"]) or row["started_at"]
+    if not since or row["status"] in ("finished", "stopped"):
+        return "-"
+    return age(since, now)
 
 
 def run_story(
-    row: RunRow, incidents: Sequence[IncidentJson], actions: Sequence[ActionRow], now: float
+    row: RunJson, incidents: Sequence[IncidentJson], actions: Sequence[ActionRow], now: float
 ) -> str:
-    """Tell all that is known of a run."""
-    step = "" if row["step"] is None else str(row["step"])
+    """Tell all that is known of a run: first whether it trains, what would be lost now, and who starts it again."""
     level = f"{'?' if row['level'] is None else row['level']} ({row['level_reason']})"
     ranks = ", ".join(f"{r['rank']} on {r['node'][:SHORT] or '?'}" for r in row["ranks"])
+    after, restarts = row["next_restart"], f"{row['restarts']} by Ray Train"
     facts = [
         ("id", row["id"]),
+        ("framework", row["framework"]),
         ("started", _when(row["started_at"], now)),
         ("ended", _when(row["ended_at"], now) if row["ended_at"] else ""),
-        ("step", step),
-        ("from", _checkpoint(row["checkpoint"])),
+        ("step", _progress(row, now)),
+        ("saved", _checkpoint(row["checkpoint"])),
+        ("at risk", _at_risk(row, now)),
         ("problem", row["checkpoint_problem"]),
+        ("next", f"{after['owner'].replace('_', ' ')} starts it again ({after['reason']})"),
+        ("level", level),
+        ("failures", _budget(row["failures"])),
+        ("preempted", _budget(row["preemptions"])),
         ("workers", " -> ".join(map(str, row["world_sizes"]))),
         ("ranks", ranks),
-        ("level", level),
+        ("driver", _process(row["driver"])),
+        ("controller", _process(row["controller"])),
         ("owner", row["owner"]),
-        ("restarts", f"{row['restarts']} by Ray Train, {row['resumes']} by raywatch"),
+        ("restarts", f"{restarts}, {row['resumes']} by raywatch"),
         ("storage", row["storage_path"]),
-        ("jobs", ", ".join(row["submissions"])),
+        ("jobs", ", ".join(row["submissions"] or row["jobs"])),
     ]
     lines = [
         safe(f"{row['name'] or row['id']}  {row['status']}"),
         *_fields(facts),
+        *_part("attempts", row["attempts"][-MAX_LINES:], lambda a: [_attempt(a, now)]),
         *_part("incidents", incidents, lambda i: [_brief(i, now)]),
         *_part("actions", actions, lambda a: _action(a, now)),
     ]
     return "\n".join(lines)
+
+
+def _progress(row: RunJson, now: float) -> str:
+    if row["step"] is None:
+        return ""
+    return f"{row['step']}" + (f", {age(row['step_at'], now)} ago" if row["step_at"] else "")
+
+
+def _at_risk(row: RunJson, now: float) -> str:
+    """Say in words what would be lost if the run ended now."""
+    saved, risk = row["checkpoint"], _risk(row, now)
+    if risk == "-":
+        return ""
+    if saved is None:
+        return f"all of it: {risk} without a known checkpoint"
+    steps = (row["step"] or 0) - (saved["step"] or 0)
+    both = row["step"] is not None and saved["step"] is not None
+    behind = f", {steps} steps" if both and steps > 0 else ""
+    return f"{risk} of work{behind} since the checkpoint"
+
+
+def _budget(found: BudgetJson) -> str:
+    most, used = found["max"], found["used"]
+    if most is None and used is None:
+        return ""
+    allowed = {None: "a number that is not known", -1: "any number"}.get(most, f"{most}")
+    left = "" if most is None or most < 0 else f", {max(0, most - (used or 0))} left"
+    return f"{used or 0} of {allowed} used{left}"
+
+
+def _process(found: ProcessJson | None) -> str:
+    if found is None:
+        return ""
+    alive = {None: "not known whether it lives", True: "alive", False: "gone"}[found["alive"]]
+    pid = f" pid {found['pid']}" if found["pid"] else ""
+    return f"{alive}, on {found['node'][:SHORT] or '?'}{pid}"
+
+
+def _attempt(row: AttemptJson, now: float) -> str:
+    size = f"  {row['world_size']} workers" if row["world_size"] else ""
+    blamed = f"  {row['class']} {row['incident']}" if row["class"] else ""
+    ended = f"  ended {age(row['ended_at'], now)} ago" if row["ended_at"] else ""
+    why = f"  {row['why']}" if row["why"] and not blamed else ""
+    return f"{age(row['started_at'], now)}  {row['status']}{size}{ended}{blamed}{why}"
 
 
 def _brief(row: IncidentJson, now: float) -> str:

@@ -54,6 +54,7 @@ SHELL_ROOMS = {"collect", "resume", "store", "metrics", "web"}
 WIRING = {
     "cli",
     "config",
+    "declaring",
     "counting",
     "daemon",
     "following",

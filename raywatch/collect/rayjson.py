@@ -142,6 +142,7 @@ def _job(row: Row, at: float) -> JobSeen:
         runtime_env=json.dumps(row.get("runtime_env") or {})[:ENV_LIMIT],
         driver_node_id=_text(row, "driver_node_id"),
         driver_exit_code=None if code is None else int(str(code)),
+        driver_pid=_number(_table(row, "driver_info"), "pid"),
     )
 
 
@@ -214,6 +215,7 @@ def _train_run(row: Row, at: float) -> TrainRunSeen:
         started_at=_time_ns(row, "start_time_ns"),
         ended_at=_time_ns(row, "end_time_ns"),
         attempts=tuple(_each(row.get("attempts"), _attempt)[-MAX_ATTEMPTS:]),
+        max_preemptions=_count(_table(config, "failure_config"), "max_preemption_failures"),
     )
 
 

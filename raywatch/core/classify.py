@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from raywatch.core.causes import Cause, innermost
+from raywatch.core.prefixes import STREAM
 from raywatch.core.signatures import Ruleset, Signature
 from raywatch.model import (
     Component,
@@ -58,6 +59,7 @@ _SUBJECT_KEYS: Mapping[str, tuple[str, ...]] = {
     "run": ("run_name", "submission_id", "job_id"),
     "device": ("device", "pid"),
 }
+_PROGRESS = "run_"  # facts of training outside Ray Train
 _SURVIVED = re.compile(r"(?i)\bretry|\bignor|\brecover|fall(?:ing)? back|\bskip|try again")
 _RAISING = ("Error", "Exception", "Traceback")  # no exception is told without one of them
 _DECISIONS = frozenset(["train_failed", "train_restarted"])  # the controller's alone
@@ -91,7 +93,7 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
         signature = ruleset.signatures[number]
         if not signature.applies_to(record.source.component) or signature.excluded_by(record):
             continue
-        fields = _fields(record, signature)
+        fields = _fields(record, signature, line)
         if signature.fact:
             facts.append(_fact(record, signature, fields, line, at_line))
             continue
@@ -154,8 +156,11 @@ def _without_generic(
     return others if rooted or generic.evidence.line in explained else findings
 
 
-def _fields(record: Record, signature: Signature) -> dict[str, str]:
+def _fields(record: Record, signature: Signature, line: str) -> dict[str, str]:
     source = record.source
+    # A record may hold many lines of progress, and each says another step and rank.
+    is_progress = signature.fact.startswith(_PROGRESS)
+    stream = STREAM.match(line) if is_progress else None
     fields = {
         "node": source.node,
         "session": source.session,
@@ -165,7 +170,8 @@ def _fields(record: Record, signature: Signature) -> dict[str, str]:
         "submission_id": source.submission_id,
         "pid": str(source.pid or ""),
         **record.fields,
-        **signature.captured(record.text),
+        **({f"stream_{k}": v for k, v in stream.groupdict().items() if v} if stream else {}),
+        **signature.captured(line if is_progress else record.text),
     }
     ranks = _SNIPPET.findall(record.text) if _SNIPPET_END in record.text else None
     if ranks:

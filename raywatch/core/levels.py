@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 
 def fault_tolerance(max_failures: int | None, sizes: Sequence[int]) -> tuple[int | None, str]:
@@ -22,3 +23,54 @@ def fault_tolerance(max_failures: int | None, sizes: Sequence[int]) -> tuple[int
         return None, "not known: neither the Train state API nor a failure has told max_failures"
     allowed = "any number of" if max_failures < 0 else f"{max_failures}"
     return 2, f"max_failures={max_failures}: Ray Train restarts the group {allowed} times"
+
+
+class Launched(NamedTuple):
+    """What a launcher's command line says of restarts."""
+
+    level: int
+    restarts: bool  # the launcher itself starts lost workers again
+    reason: str
+
+
+def launched(entrypoint: str) -> Launched | None:
+    """Read a command line of torchrun or horovodrun; None for another one: a script may call either.
+
+    torchrun starts all its workers again up to --max-restarts times (0 by default); --nnodes=MIN:MAX lets it go on with
+    fewer nodes and take new ones in (torch/distributed/run.py). horovodrun is elastic with --host-discovery-script
+    or --min-num-proc (horovod/runner/launch.py).
+    """
+    words = entrypoint.split()
+    options = _options(words)
+    if any(w.rsplit("/", 1)[-1] == "torchrun" for w in words) or "torch.distributed.run" in words:
+        return _torchrun(options)
+    if any(w.rsplit("/", 1)[-1] == "horovodrun" for w in words):
+        elastic = {"host-discovery-script", "min-np", "min-num-proc"} & options.keys()
+        if elastic:
+            said = f"horovodrun --{min(elastic)}: goes on with fewer workers and takes new ones in"
+            return Launched(4, restarts=True, reason=said)
+        return Launched(1, restarts=False, reason="horovodrun: a lost worker ends the run")
+    return None
+
+
+def _torchrun(options: Mapping[str, str]) -> Launched:
+    most, nodes = options.get("max-restarts", "0"), options.get("nnodes", "1")
+    if not most.isdigit() or most == "0":
+        return Launched(
+            1, restarts=False, reason="torchrun --max-restarts=0: a lost worker ends it"
+        )
+    if ":" in nodes:
+        said = f"torchrun --nnodes={nodes} --max-restarts={most}: goes on with the nodes there are"
+        return Launched(4, restarts=True, reason=said)
+    said = f"torchrun --max-restarts={most}: all workers are started again so often"
+    return Launched(2, restarts=True, reason=said)
+
+
+def _options(words: Sequence[str]) -> dict[str, str]:
+    """Return `--name value` and `--name=value`; torchrun spells names with - and with _."""
+    found: dict[str, str] = {}
+    for word, after in pairwise((*words, "")):
+        if word.startswith("--"):
+            name, is_given, value = word[2:].partition("=")
+            found.setdefault(name.replace("_", "-"), value if is_given else after)
+    return found

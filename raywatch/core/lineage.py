@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from raywatch.model import Checkpoint, Entity, Run
-from raywatch.observations import ActorSeen, JobSeen, NodeSeen
+from raywatch.model import Attempt, Checkpoint, Entity, Run, RunRule
+from raywatch.observations import ActorSeen, JobSeen, NodeSeen, WorkerSeen
 
 MAX_RUNS = 500  # a busy cluster submits for years; the oldest ended runs are forgotten
 MAX_ROWS = 5000  # of each index
@@ -24,7 +24,8 @@ class Life:
 
     jobs: tuple[str, ...] = ()
     submission: str = ""
-    ending: str = ""  # RAISE | ERRORED | FINISHED | ABORTED | INTERRUPTED, as Ray Train said it
+    # RAISE | ERRORED | FINISHED | ABORTED | INTERRUPTED, as Ray Train said it; LOST: a declared run's driver was killed
+    ending: str = ""
     controller: str = ""
     # Every line stands in two files (app and sys), which are read one after the other:
     # what is older than the newest known fact changes nothing.
@@ -46,9 +47,11 @@ class Runs:
     nodes: Mapping[str, NodeSeen] = field(default_factory=dict)
     actors: Mapping[str, ActorSeen] = field(default_factory=dict)  # ranks only
     dead_workers: Mapping[str, float] = field(default_factory=dict)
+    drivers: Mapping[str, WorkerSeen] = field(default_factory=dict)  # that ended, by job id
     older: Mapping[str, Checkpoint] = field(default_factory=dict)  # the one before the newest
     merged: Mapping[str, str] = field(default_factory=dict)  # a lineage id that is another's now
     session: str = ""
+    rules: tuple[RunRule, ...] = ()  # [[run]]: what trains without Ray Train
 
     def get(self, run_id: str) -> Run | None:
         """Return a run by its lineage id, also by one that was merged away."""
@@ -236,6 +239,8 @@ def _reborn(run: Run, at: float | None) -> Run:
         ended_at=None,
         last_policy="",
         last_policy_at=None,
+        failures=None,
+        preemptions=None,
     )
 
 
@@ -283,7 +288,20 @@ def _joined(before: Run, now: Run, *, keep: str) -> Run:
         checkpoint=now.checkpoint or before.checkpoint,
         train_restarts=before.train_restarts + now.train_restarts,
         resumes=before.resumes + now.resumes,
+        max_preemptions=now.max_preemptions
+        if now.max_preemptions is not None
+        else before.max_preemptions,
+        framework=now.framework or before.framework,
+        attempts=_joined_attempts(before.attempts, now.attempts),
     )
+
+
+def _joined_attempts(before: tuple[Attempt, ...], now: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    """One job may have told of itself under both names: its worker groups count then."""
+    told = {a.job for a in now if a.by != "job"} | {a.job for a in before if a.by != "job"}
+    found = {(a.job, a.by, a.started_at): a for a in (*before, *now)}
+    rest = (a for a in found.values() if a.by != "job" or a.job not in told)
+    return tuple(sorted(rest, key=lambda a: a.started_at))
 
 
 def settled(runs: Runs, run_id: str) -> Runs:
@@ -314,4 +332,5 @@ def enter_session(runs: Runs, session: str) -> Runs:
         older=runs.older,
         merged=runs.merged,
         session=session,
+        rules=runs.rules,
     )

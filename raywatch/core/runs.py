@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
+from raywatch.core.attempts import listed, with_job
+from raywatch.core.declared import KINDS, declare, lost, progressed
 from raywatch.core.levels import fault_tolerance
 from raywatch.core.lineage import (
     Life,
@@ -113,8 +115,7 @@ def observe(runs: Runs, seen: Observation, now: float) -> Runs:
         case ActorSeen():
             runs = _actor_seen(runs, seen)
         case WorkerSeen() if seen.worker_id not in runs.dead_workers:
-            ended = seen.ended_at or seen.at
-            runs = replace(runs, dead_workers=bounded(runs.dead_workers, seen.worker_id, ended))
+            runs = _worker_ended(runs, seen)
         case NodeSeen() if _is_news(runs, seen):
             runs = replace(runs, nodes=bounded(runs.nodes, seen.node_id, seen))
         case SessionSeen():
@@ -125,6 +126,15 @@ def observe(runs: Runs, seen: Observation, now: float) -> Runs:
 def _is_news(runs: Runs, seen: NodeSeen) -> bool:
     known = runs.nodes.get(seen.node_id)
     return known is None or known.state != seen.state
+
+
+def _worker_ended(runs: Runs, seen: WorkerSeen) -> Runs:
+    ended = seen.ended_at or seen.at
+    runs = replace(runs, dead_workers=bounded(runs.dead_workers, seen.worker_id, ended))
+    job = seen.worker_id.removesuffix("f" * 48)  # a driver's id is its job's, filled up
+    if seen.worker_type != "DRIVER" or job == seen.worker_id:
+        return runs
+    return lost(replace(runs, drivers=bounded(runs.drivers, job, seen)), job)
 
 
 # --- jobs ----------------------------------------------------------------------------------------
@@ -138,6 +148,7 @@ def _job_seen(runs: Runs, seen: JobSeen, now: float) -> Runs:
     runs = replace(runs, jobs=bounded(runs.jobs, key, seen))
     if seen.submission_id:
         runs = _submission_seen(runs, seen, now)
+    runs = declare(runs, seen, now) if runs.rules else runs
     for run_id in runs_of_job(runs, seen):
         runs, current = attached(
             runs, run_id, job=seen.job_id, submission=seen.submission_id, at=seen.started_at
@@ -145,7 +156,7 @@ def _job_seen(runs: Runs, seen: JobSeen, now: float) -> Runs:
         if current:
             run, life = replace(runs.runs[run_id], seen_at=now), runs.lives[run_id]
             runs = put(runs, _with_job(run, life, seen), life)
-    return runs
+    return lost(runs, seen.job_id) if seen.job_id in runs.drivers else runs
 
 
 def _submission_seen(runs: Runs, seen: JobSeen, now: float) -> Runs:
@@ -183,7 +194,7 @@ def _is_one(home: Run, other: Run) -> bool:
 
 
 def _with_job(run: Run, life: Life, seen: JobSeen) -> Run:
-    return replace(
+    told = replace(
         run,
         name=run.name or seen.submission_id,
         kind="submission" if seen.submission_id else "driver",
@@ -195,6 +206,7 @@ def _with_job(run: Run, life: Life, seen: JobSeen) -> Run:
         started_at=seen.started_at or run.started_at,
         ended_at=seen.ended_at,
     )
+    return with_job(told, seen)
 
 
 def _status_with_job(run: Run, life: Life, seen: JobSeen) -> RunStatus:
@@ -247,9 +259,12 @@ def _with_train(run: Run, life: Life, seen: TrainRunSeen) -> tuple[Run, Life]:
         storage_path=seen.storage_path or run.storage_path,
         controllers=_appended(run.controllers, seen.controller_actor_id),
         max_failures=run.max_failures if seen.max_failures is None else seen.max_failures,
+        max_preemptions=run.max_preemptions
+        if seen.max_preemptions is None
+        else seen.max_preemptions,
         ranks=ranks_of(seen, run) or run.ranks,
     )
-    return replace(run, owner=_owner(run, life)), life
+    return replace(listed(run, seen), owner=_owner(run, life)), life
 
 
 def _train_run(runs: Runs, name: str, job: str, storage: str, at: float | None) -> tuple[Runs, str]:
@@ -347,6 +362,8 @@ def note(runs: Runs, fact: Fact, now: float) -> Runs:
         for run_id in owners_of(runs, Entity("job", job)):
             runs = owned(runs, run_id, worker)
         return runs
+    if fact.kind in KINDS:
+        return progressed(runs, fact, now)
     if fact.evidence.component == "job":
         return _told_by_driver(runs, fact)
     if fact.kind not in _TRAIN_KINDS or fact.evidence.component != "train" or not (name and job):

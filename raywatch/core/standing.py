@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from raywatch.core.lineage import Runs, is_placeholder, owners_of, same_storage
 from raywatch.model import Entity, Incident, Run
-from raywatch.observations import JobSeen
+from raywatch.observations import JobSeen, WorkerSeen
 
 ACTIVE = ("PENDING", "RUNNING")
-FAILED_ENDINGS = ("RAISE", "ERRORED", "ABORTED")
+FAILED_ENDINGS = ("RAISE", "ERRORED", "ABORTED", "LOST")
 SLACK_S = 90.0  # a vanished node is declared dead 64 s later, when its job may be over
 _BINDING = ("submission", "job", "worker", "actor")
 
@@ -23,6 +23,12 @@ def current_job(runs: Runs, run: Run) -> JobSeen | None:
     life = runs.life(run.id)
     keys = [life.submission] if life.submission else list(life.jobs[::-1])
     return next((runs.jobs[k] for k in keys if k in runs.jobs), None)
+
+
+def driver_end(runs: Runs, run: Run) -> WorkerSeen | None:
+    """Return how the current driver's process ended, as Ray's list of workers tells; None: it lives, or nobody says."""
+    jobs = runs.life(run.id).jobs
+    return runs.drivers.get(jobs[-1]) if jobs else None
 
 
 def ranks_left(runs: Runs, run: Run) -> tuple[str, ...]:

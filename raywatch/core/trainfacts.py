@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from raywatch.core.attempts import begun, ended
 from raywatch.core.lineage import Life
-from raywatch.model import Fact, Rank, Run, RunStatus
+from raywatch.model import AttemptStatus, Fact, Rank, Run, RunStatus
 from raywatch.observations import TrainRunSeen
 
 MAX_SIZES = 32
@@ -22,6 +23,12 @@ _STATE: Mapping[str, RunStatus] = {
     "ERRORED": "failed",
     "FINISHED": "finished",
     "ABORTED": "stopped",  # a controller that can still say so was interrupted by its user
+}
+_ENDS: Mapping[str, AttemptStatus] = {
+    "RESIZING": "resized",
+    "ERRORED": "failed",
+    "FINISHED": "finished",
+    "ABORTED": "stopped",
 }
 
 
@@ -65,7 +72,7 @@ def _group_started(run: Run, life: Life, fact: Fact) -> tuple[Run, Life]:
         if not controller or controller in run.controllers
         else (*run.controllers, controller),
     )
-    return run, life
+    return begun(run, fact.at, size, fact.fields.get("job_id", "")), life
 
 
 def _members(run: Run, life: Life, fact: Fact, size: int) -> tuple[Rank, ...]:
@@ -91,17 +98,33 @@ def _failure_policy(run: Run, life: Life, fact: Fact) -> tuple[Run, Life]:
     decision = fact.fields.get("decision", "").rsplit(".", 1)[-1].upper()
     if decision not in ("RETRY", "RAISE"):
         return run, life
-    run = replace(run, last_policy=decision, last_policy_at=fact.at)
-    if fact.fields.get("source", "worker group") == "worker group":  # the others have own budgets
-        allowed = fact.fields.get("max", "")
-        known = -1 if allowed.lower() in ("inf", "-1") else _number(allowed)
-        run = replace(run, max_failures=run.max_failures if known is None else known)
+    run = _with_budget(replace(run, last_policy=decision, last_policy_at=fact.at), fact)
+    status: AttemptStatus = "preempted" if _source(fact) == "preemption" else "failed"
+    run = ended(run, fact.at, status, fact.fields.get("error", ""))
     if decision == "RAISE":
         return replace(run, status="failed", owner="nobody"), replace(life, ending="RAISE")
     run = replace(
         run, status="restarting", owner="ray_train", train_restarts=run.train_restarts + 1
     )
     return run, replace(life, ending="")
+
+
+def _source(fact: Fact) -> str:
+    return fact.fields.get("source", "worker group").strip()
+
+
+def _with_budget(run: Run, fact: Fact) -> Run:
+    """Worker groups, preemptions and the controller have a budget each; `inf` is any number (-1)."""
+    allowed, used = fact.fields.get("max", "").lower(), _number(fact.fields.get("count"))
+    most = -1 if allowed in ("inf", "-1") else _number(allowed)
+    match _source(fact):
+        case "worker group":
+            most = run.max_failures if most is None else most
+            return replace(run, max_failures=most, failures=used)
+        case "preemption":
+            most = run.max_preemptions if most is None else most
+            return replace(run, max_preemptions=most, preemptions=used)
+    return run
 
 
 def _state_transition(run: Run, life: Life, fact: Fact) -> tuple[Run, Life]:
@@ -113,7 +136,10 @@ def _state_transition(run: Run, life: Life, fact: Fact) -> tuple[Run, Life]:
         return run, life
     ending = {"ERRORED": "ERRORED", "FINISHED": "FINISHED", "ABORTED": "INTERRUPTED"}.get(state, "")
     owner = run.owner if _STATE[state] == "restarting" or state == "PREEMPTING" else "nobody"
-    return replace(run, status=_STATE[state], owner=owner), replace(life, ending=ending)
+    run = replace(run, status=_STATE[state], owner=owner)
+    if state in _ENDS:
+        run = ended(run, fact.at, _ENDS[state])
+    return run, replace(life, ending=ending)
 
 
 def _elastic_resize(run: Run, life: Life, fact: Fact) -> tuple[Run, Life]:
@@ -176,6 +202,7 @@ def _with_rank(run: Run, life: Life, fact: Fact) -> tuple[Run, Life]:
         worker_id=worker,
         actor_id=fact.fields.get("actor_id", "") or new.actor_id,
         node_id=fact.fields.get("node_id", "") or new.node_id,
+        log_file=_named_log(fact) or new.log_file,
     )
     latest = max(fact.at, life.rank_at.get(rank, 0.0))
     ranks = [r for r in run.ranks if r.world_rank != rank] + [new]
@@ -199,6 +226,8 @@ def ranks_of(seen: TrainRunSeen, run: Run) -> tuple[Rank, ...]:
             actor_id=w.actor_id,
             worker_id=(known[w.actor_id].worker_id if w.actor_id in known else "")
             or _worker_of(w.log_file),
+            ip=known[w.actor_id].ip if w.actor_id in known else "",
+            log_file=w.log_file or (known[w.actor_id].log_file if w.actor_id in known else ""),
         )
         for w in sorted(newest.workers, key=lambda w: w.world_rank)
     )
@@ -208,6 +237,11 @@ def _worker_of(log_file: str) -> str:
     """A rank's log is named by its worker; no row of the API names it."""
     found = _WORKER_LOG.search(log_file)
     return found[1] if found else ""
+
+
+def _named_log(fact: Fact) -> str:
+    """A rank's own log; what the driver's output copies names none."""
+    return fact.evidence.file if fact.evidence.component == "train" else ""
 
 
 def _path(fact: Fact) -> str:

@@ -46,6 +46,7 @@ def newest_whole(
 def look(storage_path: str, run_name: str, *, pause: Callable[[float], None] = time.sleep) -> Found:
     """Return the checkpoint that Ray Train would resume from, and the one before it. Never raises.
 
+    Without a `run_name` the path itself is a checkpoint: one that the log of a run outside Ray Train names.
     Reads every torch file's end, every file's head and every small JSON file, once as long as they do not change;
     takes seconds on a slow disk.
     """
@@ -53,6 +54,8 @@ def look(storage_path: str, run_name: str, *, pause: Callable[[float], None] = t
         return Found(CheckpointProblem("remote", f"{storage_path} is object storage"))
     try:
         folder = Path(storage_path.removeprefix("file://")).expanduser() / run_name
+        if not run_name:
+            return Found(_of_path(folder))
         if (folder / SNAPSHOT).exists():
             return _of_v2(folder, pause)
         trials = sorted(folder.glob("*/result.json"), key=lambda p: p.stat().st_mtime)
@@ -62,6 +65,17 @@ def look(storage_path: str, run_name: str, *, pause: Callable[[float], None] = t
     # RuntimeError: ~nobody, a hostile depth; OverflowError: a hostile number; ValueError: a NUL in a path
     except (OSError, RuntimeError, ValueError, OverflowError) as error:
         return Found(CheckpointProblem("unreadable", str(error)))
+
+
+def _of_path(path: Path) -> Checkpoint | CheckpointProblem:
+    """Prove what is at a path; one that is not there may lie on another machine, so that says little."""
+    if not path.exists():
+        return CheckpointProblem("missing", f"{path} is not there, or lies on another machine")
+    result = {"checkpoint_dir_name": path.name}
+    fault = _fault(path.parent, result) if path.is_dir() else _file_fault(path)
+    if fault is not None:
+        return CheckpointProblem("corrupt", fault)
+    return _checkpoint(path.parent, result, path.stat().st_mtime, "named by its log")
 
 
 def _of_v2(folder: Path, pause: Callable[[float], None]) -> Found:

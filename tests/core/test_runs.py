@@ -41,6 +41,8 @@ from tests.core.runkit import (
     train_run,
 )
 
+LOG = "ray-train-app.log"
+
 # --- lineages ------------------------------------------------------------------------------------
 
 
@@ -51,8 +53,8 @@ def test_a_run_is_built_from_log_lines_alone():
     assert (run.name, run.storage_path, run.status) == ("exp", "/s", "running")
     assert (run.step, run.step_at, run.world_sizes) == (4, 12, (2,))
     assert run.ranks == (
-        Rank(0, pid=900, worker_id="w0", actor_id="a-w0", ip="10.0.0.2"),
-        Rank(1, node_id="n-w1", pid=899, worker_id="w1", actor_id="a-w1", ip="10.0.0.3"),
+        Rank(0, "", 900, "a-w0", "w0", "10.0.0.2", LOG),
+        Rank(1, "n-w1", 899, "a-w1", "w1", "10.0.0.3", LOG),
     )
 
 

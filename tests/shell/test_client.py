@@ -14,7 +14,9 @@ from typing import ClassVar, cast
 import pytest
 
 from raywatch.client import ClientError, chosen, make_client, run_names
-from raywatch.tables import RunRow
+from raywatch.core.lineage import Runs
+from raywatch.core.runview import RunJson, run_json
+from raywatch.model import Rank, Run
 from raywatch.web import Api, make_app, port_of, serve
 
 RAYWATCH = Path(sys.executable).with_name("raywatch")
@@ -53,26 +55,28 @@ def incident(number, **more):
 
 
 CHECKPOINT = {"path": "/s/exp/c9", "step": 9, "whole": True, "checked": "snapshot", "at": AT}
-RUN = {
-    "id": "exp@/s",
-    "name": "exp",
-    "status": "failed",
-    "step": 12,
-    "world_size": 2,
-    "world_sizes": [2],
-    "level": 1,
-    "level_reason": "no restarts",
-    "owner": "nobody",
-    "submissions": ["raysubmit_1"],
-    "jobs": ["02000000"],
-    "storage_path": "/s",
+RUN: RunJson = {
+    **run_json(
+        Run(
+            id="exp@/s",
+            name="exp",
+            status="failed",
+            storage_path="/s",
+            submissions=("raysubmit_1",),
+            jobs=("02000000",),
+            ranks=(Rank(0, "cd" * 28, 1),),
+            world_sizes=(2,),
+            level=1,
+            level_reason="no restarts",
+            step=12,
+            resumes=1,
+        ),
+        Runs(),
+        (),
+    ),
     "checkpoint": CHECKPOINT,
-    "checkpoint_problem": "",
-    "restarts": 0,
-    "resumes": 1,
     "started_at": AT,
     "ended_at": AT,
-    "ranks": [{"rank": 0, "node": "cd" * 28, "pid": 1}],
 }
 ACTION = {
     "key": "raywatch-exp-1-00ff",
@@ -293,7 +297,7 @@ def test_of_several_actions_the_one_that_awaits_approval_is_meant():
 def test_an_empty_name_names_nothing():
     """Not everything, and not the only one that awaits approval."""
     with pytest.raises(ClientError, match="no run"):
-        chosen([cast("RunRow", RUN)], "", run_names, "run")
+        chosen([cast("RunJson", RUN)], "", run_names, "run")
     with shown(actions=[ACTION | {"state": "awaiting_approval"}]) as url:
         assert raywatch(url, "approve", "")[0::2] == (
             2,
