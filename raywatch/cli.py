@@ -13,7 +13,7 @@ from raywatch import __version__
 from raywatch.cli_rules import rules
 from raywatch.options import JSON as _JSON
 from raywatch.options import RULES as _RULES
-from raywatch.options import Time, asks_daemon, completes, exported, reach
+from raywatch.options import Time, asks_daemon, completes, exported, print_shown, reach
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -199,8 +199,7 @@ def incidents(
             query["since"] = datetime.fromtimestamp(since, timezone.utc).isoformat()
         query = {k: v for k, v in query.items() if v}
         shown = show_incidents(client, query, time.time(), as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
 
 
 @cli.command()
@@ -217,8 +216,22 @@ def runs(run: str, *, url: str, token_file: str | None, as_json: bool) -> int:
         shown = show_run(client, run, time.time(), as_json=as_json)
     else:
         shown = show_runs(client, time.time(), as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
+
+
+@cli.command()
+@click.argument("node", default="", shell_complete=completes("node"))
+@asks_daemon
+def nodes(node: str, *, url: str, token_file: str | None, as_json: bool) -> int:
+    """List the nodes of the cluster, or tell what is known of one NODE: an id, its beginning, an ip or a name."""
+    import time
+
+    from raywatch.client import show_node, show_nodes
+
+    client = reach(url, token_file)
+    if node:
+        return print_shown(show_node(client, node, time.time(), as_json=as_json))
+    return print_shown(show_nodes(client, time.time(), as_json=as_json))
 
 
 @cli.command()
@@ -230,8 +243,7 @@ def actions(*, url: str, token_file: str | None, as_json: bool) -> int:
     from raywatch.client import show_actions
 
     shown = show_actions(reach(url, token_file), time.time(), as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
 
 
 @cli.command()
@@ -242,8 +254,7 @@ def approve(key: str, *, url: str, token_file: str | None, as_json: bool) -> int
     from raywatch.client import do_approve
 
     shown = do_approve(reach(url, token_file), key, as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
 
 
 @cli.command()
@@ -258,8 +269,7 @@ def resume(run: str, *, dry_run: bool, url: str, token_file: str | None, as_json
     from raywatch.client import do_resume
 
     shown = do_resume(reach(url, token_file), run, dry_run=dry_run, as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
 
 
 @cli.command()

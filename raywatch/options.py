@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from raywatch.client import Client
+    from raywatch.client import Client, Shown
 
 URL = "http://127.0.0.1:9265"
 TOKEN = "~/.local/state/raywatch/token"  # noqa: S105 - where it is, beside the default store
@@ -79,6 +79,14 @@ def reach(url: str, token_file: str | None, **how: float) -> Client:
 
     token = os.environ.get("RAYWATCH_TOKEN", "")
     return make_client(url, token_file, token, Path(TOKEN).expanduser(), **how)
+
+
+def print_shown(shown: Shown) -> int:
+    """Print what a verb shows, what its reader must know on standard error; return the exit code."""
+    click.echo(shown.text)
+    for warning in shown.warnings:
+        click.echo(f"raywatch: {warning}", err=True)
+    return shown.code
 
 
 def completes(

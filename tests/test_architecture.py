@@ -34,8 +34,10 @@ MAY_IMPORT = {
     "demo_train": set(),
     "tui": {"model", "tui", "terminal"},
     # A client of the API from the outside: the shapes that it shows, never what computes them.
-    "client": {"model", "core", "tables", "terminal"},
-    "tables": {"core", "runbooks", "terminal"},
+    "client": {"model", "core", "nodetables", "tables", "terminal"},
+    "layout": {"terminal"},
+    "nodetables": {"core", "layout", "terminal"},
+    "tables": {"core", "layout", "runbooks", "terminal"},
     "runbooks": {"model", "resources"},
     "options": {"client", "resources"},
     "cli_rules": {"options", "core", "pipeline", "trying"},
