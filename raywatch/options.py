@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
 
 import click
 
@@ -69,6 +69,46 @@ def asks_daemon(verb: _F) -> _F:
         help=f"The daemon's token.  [default: RAYWATCH_TOKEN, {TOKEN}]",
     )
     return url(token(JSON(verb)))
+
+
+class Settings(TypedDict):
+    """Where the daemon finds its configuration, and what flags say over it."""
+
+    config: str | None
+    temp_dir: str | None
+    session_dir: str | None
+    listen: str | None
+    store: str | None
+    rules: tuple[str, ...]
+
+
+def takes_settings(verb: _F) -> _F:
+    """Give a verb what says how the daemon is configured."""
+    made = (
+        click.option(
+            "--config",
+            type=click.Path(),
+            help="Configuration.  [default: raywatch.toml, ~/.config/raywatch, /etc/raywatch]",
+        ),
+        click.option(
+            "--temp-dir",
+            type=click.Path(file_okay=False),
+            help="Where Ray keeps its sessions.  [default: RAY_TMPDIR, /tmp/ray]",
+        ),
+        click.option(
+            "--session-dir",
+            type=click.Path(exists=True, file_okay=False),
+            help="Follow this session only.",
+        ),
+        click.option("--listen", help="Address of the web server.  [default: 127.0.0.1:9265]"),
+        click.option(
+            "--store", help="What must survive.  [default: ~/.local/state/raywatch/raywatch.db]"
+        ),
+        RULES,
+    )
+    for option in reversed(made):
+        verb = option(verb)
+    return verb
 
 
 def reach(url: str, token_file: str | None, **how: float) -> Client:

@@ -59,6 +59,7 @@ WIRING = {
     "counting",
     "daemon",
     "following",
+    "settling",
     "scan",
     "trying",
     "explain",
