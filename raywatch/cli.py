@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime, timezone, tzinfo
-from pathlib import Path
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import click
@@ -13,10 +12,20 @@ from raywatch import __version__
 from raywatch.cli_rules import rules
 from raywatch.options import JSON as _JSON
 from raywatch.options import RULES as _RULES
-from raywatch.options import Time, asks_daemon, completes, exported, reach
+from raywatch.options import (
+    Settings,
+    Time,
+    asks_daemon,
+    completes,
+    exported,
+    print_shown,
+    reach,
+    takes_settings,
+)
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+    from typing_extensions import Unpack
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,76 +101,46 @@ def scan(
 
 
 @cli.command()
-@click.option(
-    "--config",
-    type=click.Path(),
-    help="Configuration.  [default: raywatch.toml, ~/.config/raywatch, /etc/raywatch]",
-)
-@click.option(
-    "--temp-dir",
-    type=click.Path(file_okay=False),
-    help="Where Ray keeps its sessions.  [default: RAY_TMPDIR, /tmp/ray]",
-)
-@click.option(
-    "--session-dir", type=click.Path(exists=True, file_okay=False), help="Follow this session only."
-)
-@click.option("--listen", help="Address of the web server.  [default: 127.0.0.1:9265]")
-@click.option("--store", help="What must survive.  [default: ~/.local/state/raywatch/raywatch.db]")
-@_RULES
-def daemon(
-    config: str | None,
-    temp_dir: str | None,
-    session_dir: str | None,
-    *,
-    listen: str | None,
-    store: str | None,
-    rules: tuple[str, ...],
-) -> int:
+@takes_settings
+def daemon(**given: Unpack[Settings]) -> int:
     """Follow the current Ray session, say what fails, resume what the configuration says."""
     import logging
     import os
-    from dataclasses import replace
 
-    from raywatch.config import find_config, load_config, parse_address
-    from raywatch.core.taxonomy import parse_taxonomy
     from raywatch.lifetime import run
-    from raywatch.resources import resource_dir
+    from raywatch.settling import local_zone, settled
 
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO
     )
-    classes = parse_taxonomy((resource_dir("rules") / "taxonomy.yaml").read_text())
-    found = load_config(find_config(config, os.environ), os.environ, classes)
-    if listen:
-        address = parse_address(listen)
-        if address is None:
-            raise click.UsageError(f"--listen {listen}: give HOST:PORT, like 127.0.0.1:9265")
-        found = replace(found, host=address[0], port=address[1])
-    found = replace(
-        found,
-        temp_dir=Path(temp_dir) if temp_dir else found.temp_dir,
-        session_dir=Path(session_dir) if session_dir else found.session_dir,
-        store=Path(store or found.store).expanduser(),
-        rules=(*found.rules, *rules),
-    )
+    found = settled(given, os.environ)
     run(
         found,
-        _local_zone(),
+        local_zone(),
         os.environ,
         ready=lambda at: click.echo(f"raywatch listens on http://{found.host}:{at}"),
     )
     return 0
 
 
-def _local_zone() -> tzinfo:
-    """Return the zone that Ray's logs on this machine are written in."""
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+@cli.command()
+@takes_settings
+@_JSON
+def doctor(*, as_json: bool, **given: Unpack[Settings]) -> int:
+    """Look at all that raywatch needs, and say what to do about what is missing.
 
-    try:
-        name = str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")[2]
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return datetime.now().astimezone().tzinfo or timezone.utc
+    Takes what `raywatch daemon` takes; works beside one and without one. Exit code: 0 nothing fails, 1 something does,
+    2 usage error.
+    """
+    import os
+
+    from raywatch.doctor.report import exit_code, rendered
+    from raywatch.doctor.visit import examined
+
+    checks = examined(given, os.environ)
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    click.echo(rendered(checks, as_json=as_json, color=color))
+    return exit_code(checks)
 
 
 @cli.command()
@@ -199,8 +178,7 @@ def incidents(
             query["since"] = datetime.fromtimestamp(since, timezone.utc).isoformat()
         query = {k: v for k, v in query.items() if v}
         shown = show_incidents(client, query, time.time(), as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
 
 
 @cli.command()
@@ -217,8 +195,22 @@ def runs(run: str, *, url: str, token_file: str | None, as_json: bool) -> int:
         shown = show_run(client, run, time.time(), as_json=as_json)
     else:
         shown = show_runs(client, time.time(), as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
+
+
+@cli.command()
+@click.argument("node", default="", shell_complete=completes("node"))
+@asks_daemon
+def nodes(node: str, *, url: str, token_file: str | None, as_json: bool) -> int:
+    """List the nodes of the cluster, or tell what is known of one NODE: an id, its beginning, an ip or a name."""
+    import time
+
+    from raywatch.client import show_node, show_nodes
+
+    client = reach(url, token_file)
+    if node:
+        return print_shown(show_node(client, node, time.time(), as_json=as_json))
+    return print_shown(show_nodes(client, time.time(), as_json=as_json))
 
 
 @cli.command()
@@ -230,8 +222,7 @@ def actions(*, url: str, token_file: str | None, as_json: bool) -> int:
     from raywatch.client import show_actions
 
     shown = show_actions(reach(url, token_file), time.time(), as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
 
 
 @cli.command()
@@ -243,8 +234,7 @@ def notices(*, url: str, token_file: str | None, as_json: bool) -> int:
     from raywatch.client import show_notices
 
     shown = show_notices(reach(url, token_file), time.time(), as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
 
 
 @cli.command()
@@ -255,8 +245,7 @@ def approve(key: str, *, url: str, token_file: str | None, as_json: bool) -> int
     from raywatch.client import do_approve
 
     shown = do_approve(reach(url, token_file), key, as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
 
 
 @cli.command()
@@ -271,8 +260,7 @@ def resume(run: str, *, dry_run: bool, url: str, token_file: str | None, as_json
     from raywatch.client import do_resume
 
     shown = do_resume(reach(url, token_file), run, dry_run=dry_run, as_json=as_json)
-    click.echo(shown.text)
-    return shown.code
+    return print_shown(shown)
 
 
 @cli.command()

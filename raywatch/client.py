@@ -1,4 +1,4 @@
-"""A client of the daemon's HTTP API: what `raywatch incidents`, `runs`, `actions`, `approve` and `resume` do.
+"""A client of the daemon's HTTP API: what `raywatch incidents`, `runs`, `nodes`, `actions`, `approve` and `resume` do.
 
 Standard library only, so that a verb starts fast. It uses no proxy and follows no redirect: a token goes to the
 address that the user named and nowhere else.
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
+from raywatch.core.nodeview import NodeJson
 from raywatch.core.runview import RunJson
 from raywatch.core.view import IncidentJson
 from raywatch.model import RaywatchError
+from raywatch.nodetables import node_story, nodes_table
 from raywatch.tables import (
     ActionRow,
     actions_table,
@@ -38,7 +40,7 @@ FOLLOW_S = 10.0  # a person who started something is told what came of it, if th
 OK, UNAUTHORIZED = 200, 401
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@%+/-]*")
 SHOWN_CHOICES = 5
-_T = TypeVar("_T", IncidentJson, RunJson, ActionRow)
+_T = TypeVar("_T", IncidentJson, RunJson, NodeJson, ActionRow)
 
 
 class ClientError(RaywatchError):
@@ -46,10 +48,11 @@ class ClientError(RaywatchError):
 
 
 class Shown(NamedTuple):
-    """What a verb prints, and its exit code."""
+    """What a verb prints, its exit code, and what a person must know who reads it."""
 
     text: str
     code: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,11 @@ def run_names(row: RunJson) -> Sequence[str]:
     return (row["id"], row["name"], *row["submissions"])
 
 
+def node_names(row: NodeJson) -> Sequence[str]:
+    """What a node is called; the first is its id."""
+    return (row["id"], row["ip"], row["name"])
+
+
 def action_names(row: ActionRow) -> Sequence[str]:
     """What an action is called; the first is its key."""
     return (row["key"], row["key"].removeprefix("raywatch-"))
@@ -199,6 +207,11 @@ def runs(client: Client) -> list[RunJson]:
     return cast("list[RunJson]", json.loads(client.get("/api/v1/runs"))["runs"])
 
 
+def nodes(client: Client) -> list[NodeJson]:
+    """All nodes that the daemon remembers."""
+    return cast("list[NodeJson]", json.loads(client.get("/api/v1/nodes"))["nodes"])
+
+
 def actions(client: Client, **query: str) -> list[ActionRow]:
     """All actions, or those that the query names."""
     return cast("list[ActionRow]", json.loads(client.get("/api/v1/actions", **query))["actions"])
@@ -207,14 +220,25 @@ def actions(client: Client, **query: str) -> list[ActionRow]:
 # --- verbs ---------------------------------------------------------------------------------------
 
 
+def _shown(body: bytes, code: int, text: Callable[[], str], *, as_json: bool) -> Shown:
+    """Print a body as it is, or as text with a warning for each source that it lacks."""
+    if as_json:
+        return Shown(body.decode(), code)
+    blind = json.loads(body).get("blind", ())  # a daemon of before says nothing of it
+    return Shown(text(), code, tuple(safe(b["words"]) for b in blind))
+
+
 def show_incidents(client: Client, query: Mapping[str, str], now: float, *, as_json: bool) -> Shown:
     """List incidents. Exit code 1 where one of them is open and no mere warning."""
     body = client.get("/api/v1/incidents", **query)
     rows = cast("list[IncidentJson]", json.loads(body)["incidents"])
-    text = body.decode() if as_json else incidents_table(rows, _names(client, rows), now)
-    if not rows and not as_json and query.get("state") == "open":
-        text = "nothing is open; --state all lists what was"
-    return Shown(text, int(any(_is_bad(r) for r in rows)))
+
+    def text() -> str:
+        if not rows and query.get("state") == "open":
+            return "nothing is open; --state all lists what was"
+        return incidents_table(rows, _names(client, rows), now)
+
+    return _shown(body, int(any(_is_bad(r) for r in rows)), text, as_json=as_json)
 
 
 def _names(client: Client, rows: Sequence[IncidentJson]) -> dict[str, str]:
@@ -231,41 +255,63 @@ def show_incident(client: Client, text: str, now: float, *, as_json: bool) -> Sh
     number = chosen(incidents(client), text, incident_names, "incident")["id"]
     body = client.get(f"/api/v1/incidents/{quote(number, safe='')}")
     row = cast("IncidentJson", json.loads(body))
-    if as_json:
-        return Shown(body.decode(), int(_is_bad(row)))
-    hurt = [r for r in runs(client) if r["id"] in row["runs"]]
-    story = incident_story(row, hurt, actions(client, incident=number), now)
-    return Shown(story, int(_is_bad(row)))
+
+    def story() -> str:
+        hurt = [r for r in runs(client) if r["id"] in row["runs"]]
+        return incident_story(row, hurt, actions(client, incident=number), now)
+
+    return _shown(body, int(_is_bad(row)), story, as_json=as_json)
 
 
 def show_runs(client: Client, now: float, *, as_json: bool) -> Shown:
     """List runs."""
     body = client.get("/api/v1/runs")
-    return Shown(body.decode() if as_json else runs_table(json.loads(body)["runs"], now), 0)
+    return _shown(body, 0, lambda: runs_table(json.loads(body)["runs"], now), as_json=as_json)
 
 
 def show_run(client: Client, text: str, now: float, *, as_json: bool) -> Shown:
     """Tell what is known of one run."""
     number = chosen(runs(client), text, run_names, "run")["id"]
     body = client.get(f"/api/v1/runs/{quote(number, safe='')}")
-    if as_json:
-        return Shown(body.decode(), 0)
-    hurt = [i for i in incidents(client) if number in i["runs"]]
-    return Shown(run_story(json.loads(body), hurt, actions(client, run=number), now), 0)
+
+    def story() -> str:
+        hurt = [i for i in incidents(client) if number in i["runs"]]
+        return run_story(json.loads(body), hurt, actions(client, run=number), now)
+
+    return _shown(body, 0, story, as_json=as_json)
+
+
+def show_nodes(client: Client, now: float, *, as_json: bool) -> Shown:
+    """List nodes."""
+    body = client.get("/api/v1/nodes")
+    return _shown(body, 0, lambda: nodes_table(json.loads(body)["nodes"], now), as_json=as_json)
+
+
+def show_node(client: Client, text: str, now: float, *, as_json: bool) -> Shown:
+    """Tell what is known of one node; where several have had an address, of the one that lives."""
+    rows = nodes(client)
+    living = [r for r in rows if r["state"] != "dead" and text in node_names(r)]
+    number = chosen(living if len(living) == 1 else rows, text, node_names, "node")["id"]
+    body = client.get(f"/api/v1/nodes/{quote(number, safe='')}")
+    row = cast("NodeJson", json.loads(body))
+
+    def story() -> str:
+        ids = {*row["incidents"], row["incident"]}
+        return node_story(row, [i for i in incidents(client) if i["id"] in ids], now)
+
+    return _shown(body, 0, story, as_json=as_json)
 
 
 def show_actions(client: Client, now: float, *, as_json: bool) -> Shown:
     """List what was decided and what came of it."""
     body = client.get("/api/v1/actions")
-    text = body.decode() if as_json else actions_table(json.loads(body)["actions"], now)
-    return Shown(text, 0)
+    return _shown(body, 0, lambda: actions_table(json.loads(body)["actions"], now), as_json=as_json)
 
 
 def show_notices(client: Client, now: float, *, as_json: bool) -> Shown:
     """List what clouds announced and what was done about it."""
     body = client.get("/api/v1/notices")
-    text = body.decode() if as_json else notices_table(json.loads(body)["notices"], now)
-    return Shown(text, 0)
+    return _shown(body, 0, lambda: notices_table(json.loads(body)["notices"], now), as_json=as_json)
 
 
 def do_approve(client: Client, text: str, *, as_json: bool) -> Shown:
@@ -315,6 +361,9 @@ def candidates(client: Client, kind: str) -> list[tuple[str, str]]:
             found = [(i["id"], f"{i['class']} {i['state']}") for i in incidents(client)]
         case "run":
             found = [(r["name"] or r["id"], r["status"]) for r in runs(client)]
+        case "node":
+            rows = nodes(client)
+            found = [(n, r["state"]) for r in rows for n in node_names(r) if n]
         case _:  # what can be approved
             waiting = actions(client, state="awaiting_approval")
             found = [(a["key"], f"{a['run_name']} {a['class']}") for a in waiting]

@@ -1,13 +1,19 @@
-"""What APIs and events say about the cluster: who answers, which session it is of, and what of it is a finding."""
+"""What APIs and events say about the cluster: who answers, which session it is of, its nodes, what is a finding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from raywatch.collect.dashboard import ENDPOINTS, TRAIN
+from raywatch.core.blindness import BlindJson, Standing, aged, blind, heard, unasked
+from raywatch.core.nodeview import Known, forgotten, learned, session_over
+from raywatch.core.view import rfc3339
 from raywatch.model import Fact, Finding
-from raywatch.observations import EndpointHealth, Observation, SessionSeen
-from raywatch.shown import source_row, ups
+from raywatch.observations import EndpointHealth, NodeSeen, Observation, SessionSeen
+
+TIDY_S = 60.0  # between two looks for nodes that ended long ago
+DASHBOARD = (*(e.name for e in ENDPOINTS), TRAIN.name)
 
 
 class Said(NamedTuple):
@@ -20,30 +26,51 @@ class Said(NamedTuple):
 class Cluster:
     """What is known from outside the logs. Owned by the first thread; nothing of it is stored: it is asked anew."""
 
-    def __init__(self) -> None:
-        self._endpoints: dict[str, EndpointHealth] = {}
+    def __init__(self, clouds: Iterable[str], now: float) -> None:
+        """`clouds`: the metadata services that are asked. All that is asked is a source from the start."""
+        asked = (*(e.name for e in ENDPOINTS), *clouds)
+        self._sources: dict[str, Standing] = {name: unasked(name, now) for name in asked}
+        self._asked = frozenset(asked)
         self.session = ""  # the one that the dashboard says it is of
+        self.nodes: Mapping[str, Known] = {}
+        self._tidied_at = 0.0
 
-    def learn(self, seen: Iterable[Observation], now: float) -> Said:  # noqa: ARG002 - for kinds that age
+    def learn(self, seen: Iterable[Observation], now: float) -> Said:
         """Take in observations, in their order."""
         said = Said([], [])
+        nodes: list[NodeSeen] = []
         for item in seen:
             match item:
                 case EndpointHealth():
-                    self._endpoints[item.name] = item
+                    self._sources[item.name] = heard(self._sources.get(item.name), item)
                 case SessionSeen():
-                    self.session = item.session
+                    self._enter(item, nodes)
+                case NodeSeen():
+                    nodes.append(item)
                 case _:
                     pass
+        before = self.nodes
+        self._list(nodes)
+        if self.nodes is not before or not 0 <= now - self._tidied_at < TIDY_S:
+            self.nodes, self._tidied_at = forgotten(self.nodes, now), now
         return said
 
-    def sources(self) -> list[dict[str, str | int | None]]:
-        """Show how each API answered last."""
-        return [source_row(e) for e in self._endpoints.values()]
+    def _enter(self, seen: SessionSeen, nodes: list[NodeSeen]) -> None:
+        """The poller tells all rows anew after a session's first: what it told before is of the one before."""
+        self._list(nodes)
+        if self.session and seen.session != self.session:
+            self.nodes = session_over(self.nodes, seen.session, seen.at)
+        self.session = seen.session
 
-    def ups(self) -> Mapping[str, tuple[bool, float]]:
-        """Return which APIs answer, and when they last did."""
-        return ups(self._endpoints.values())
+    def _list(self, nodes: list[NodeSeen]) -> None:
+        if nodes:
+            self.nodes = learned(self.nodes, nodes, self.session)
+            nodes.clear()
+
+    def standings(self, logs: Standing, now: float) -> list[Standing]:
+        """Return how each source stands now, the logs first."""
+        known = (aged(s, now) if s.name in self._asked else s for s in self._sources.values())
+        return [logs, *known]
 
     def made_of(self) -> tuple[object, ...]:
         """Return the values, never changed in place, of which `shown` is made."""
@@ -52,3 +79,26 @@ class Cluster:
     def shown(self) -> dict[str, object]:
         """Show what is known of the cluster as the API does."""
         return {}
+
+
+def blind_now(sources: Iterable[Standing], now: float) -> tuple[BlindJson, ...]:
+    """Say what is not seen."""
+    return blind(sources, DASHBOARD, now)
+
+
+def source_row(standing: Standing) -> dict[str, str | int | None]:
+    """Show how a source stands: `last_at` is when it was asked, `answered_at` when it last answered well."""
+    return {
+        "source": standing.name,
+        "up": int(standing.works),
+        "state": standing.state,
+        "detail": standing.detail,
+        "last_at": rfc3339(standing.at),
+        "answered_at": rfc3339(standing.answered_at),
+        "since": rfc3339(standing.since),
+    }
+
+
+def ups(sources: Iterable[Standing]) -> dict[str, tuple[bool, float]]:
+    """Return which sources answer and when they last did; one that is switched off is not down."""
+    return {s.name: (s.works, s.answered_at or 0.0) for s in sources if s.state != "off"}

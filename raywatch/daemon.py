@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from itertools import chain
 from pathlib import Path
@@ -18,13 +18,14 @@ from queue import SimpleQueue
 
 from raywatch import __version__
 from raywatch.asking import Desk
-from raywatch.cluster import Cluster
+from raywatch.cluster import Cluster, blind_now, source_row, ups
 from raywatch.collect.hints import Hints
 from raywatch.collect.resting import Cursor
 from raywatch.config import Config
+from raywatch.core.blindness import BlindJson
 from raywatch.core.incidents import State, correlate_all, expire, note
 from raywatch.core.runs import Runs
-from raywatch.core.view import drain_json, incident_json, rfc3339, unknown_json
+from raywatch.core.view import drain_json, incident_json, unknown_json
 from raywatch.counting import Counting
 from raywatch.examining import Examining, History
 from raywatch.following import Following, label, two_sessions
@@ -38,7 +39,7 @@ from raywatch.pace import Pace
 from raywatch.reloading import Reloading
 from raywatch.resuming import Look, Resuming
 from raywatch.service import Service
-from raywatch.shown import Publisher, Written
+from raywatch.shown import NodeTexts, Publisher, Written
 from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 
 log = logging.getLogger("raywatch.daemon")
@@ -48,6 +49,7 @@ COMMIT_S = 1.0  # cursors alone need not be written more often: their lines are 
 PASSED = 500  # cursors a commit of files that said nothing: so many rows are some 3 ms
 SHOWN_SHARE = 0.2  # of the time may go into snapshots, when they are large
 RETRY_S = 5.0
+STUCK_S = 60.0  # a loop that made no turn for so long sees nothing
 QUIET_S = 900.0  # an incident that was quiet for so long is over
 
 
@@ -82,16 +84,17 @@ class Daemon:
         self._noticing = Noticing(docs, config.notices, started_at=started)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
-        self._cluster = Cluster()
-        self._swept_at = self._turned_at = self._committed_at = self._last_read_at = 0.0
+        self._cluster = Cluster(config.clouds, time.time())
+        self._blind: tuple[BlindJson, ...] = ()
+        self._swept_at = self._turned_at = self._committed_at = 0.0
         self._pace = Pace()
         self._show_at = 0.0
         self._unshown = self._caught_up = False
         self._write_error = ""
         self._opened: list[str] = []  # to be said once it is shown
         self._groups = {c.id: c.group for c in classes.values()}
-        self._work_text = Written()
-        self.shown = Publisher(classes, self._metrics(), time.time())
+        self._work_text, self._node_texts = Written(), NodeTexts()
+        self.shown = Publisher(classes, self._metrics({}), time.time())
         self._publish(0.0)
 
     def close(self) -> None:
@@ -177,8 +180,6 @@ class Daemon:
         def commit(chunk: Chunk, upto: int, told: int) -> None:
             self._tailer.commit(chunk, upto, told=told)
 
-        if chunks:
-            self._last_read_at = now
         return self._examining.of(chunks, now, date, commit, early=self._caught_up)
 
     def _take_counted(self, now: float) -> None:
@@ -333,14 +334,18 @@ class Daemon:
     def _publish(self, now: float) -> None:
         began = time.perf_counter()
         store = {"error": self._write_error or None, "rebuilt": self._store.rebuilt}
-        few = json.dumps({"sources": self._sources(), "store": store})
+        standings = self._cluster.standings(self._logs.standing(now), now)
+        rows = [source_row(s) for s in standings]
+        rows[0] |= self._logs.row()
+        self._blind = blind_now(standings, now)
+        few = json.dumps({"sources": rows, "blind": self._blind, "store": store})
         self.shown.publish(
             now,
             self._logs.name,
             incidents=self.state.incidents,
             runs=self._resuming.runs,
-            rest=f"{few[:-1]}, {self._work()[1:]}".encode(),
-            view=self._metrics(),
+            rest=f'{few[:-1]}, "nodes": {self._nodes()}, {self._work()[1:]}'.encode(),
+            view=self._metrics(ups(standings)),
         )
         if self.service is not None:
             self.service.publish()
@@ -365,13 +370,12 @@ class Daemon:
         made_of += self._cluster.made_of() + self._noticing.made_of()
         return self._work_text.of(made_of, rows)
 
-    def _sources(self) -> list[dict[str, str | int | None]]:
-        return [
-            {**self._logs.row(), "last_at": rfc3339(self._last_read_at)},
-            *self._cluster.sources(),
-        ]
+    def _nodes(self) -> str:
+        known, runs = self._cluster.nodes, self._resuming.runs
+        state, read = self.state, self._logs.nodes()
+        return self._node_texts.of(known, state.drains, state.incidents, runs, read)
 
-    def _metrics(self) -> MetricsView:
+    def _metrics(self, sources: Mapping[str, tuple[bool, float]]) -> MetricsView:
         open_now = Counter(i.class_id for i in self.state.incidents if i.state == "open")
         return MetricsView(
             version=__version__,
@@ -385,10 +389,7 @@ class Daemon:
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),
             polling=self._logs.is_polling(),
-            sources={
-                "logs": (self._logs.session is not None, self._last_read_at),
-                **self._cluster.ups(),
-            },
+            sources=sources,
             ticks=tuple(self._pace.ticks),
             tick_seconds=self._pace.tick_seconds,
             store_writable=not self._write_error,
@@ -398,11 +399,16 @@ class Daemon:
         )
 
     def health(self) -> tuple[bool, bytes]:
-        """Say whether the daemon sees and keeps what happens. A blind watcher is not healthy."""
+        """Say whether the daemon sees and keeps what happens, from any thread. Without logs it is not healthy."""
+        still = time.time() - self._swept_at > STUCK_S and self._swept_at > 0
         facts = {
+            "version": __version__,
             **self._logs.health(),
+            "blind": self._blind,
+            "loop": "stands still" if still else "ok",
             "store": self._write_error or "ok",
             "store_rebuilt": self._store.rebuilt,
             "rules": self._rules.row(),
         }
-        return self._logs.session is not None and not self._write_error, json.dumps(facts).encode()
+        sees = self._logs.standing(0.0).works
+        return sees and not still and not self._write_error, json.dumps(facts).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import resource
 from collections.abc import Iterable, Sequence
@@ -11,10 +12,18 @@ from pathlib import Path
 
 from raywatch.collect.batch import Match
 from raywatch.collect.hints import Hints
-from raywatch.collect.raylogs import current_session, describe, holds_text, node_of_session
+from raywatch.collect.raylogs import (
+    current_session,
+    describe,
+    holds_text,
+    node_of_session,
+    nodes_of_session,
+)
 from raywatch.collect.resting import Cursor
 from raywatch.collect.tail import Tailer
 from raywatch.collect.wake import Waker
+from raywatch.core.blindness import LOGS, Standing
+from raywatch.core.view import rfc3339
 from raywatch.model import Chunk, Source
 
 log = logging.getLogger("raywatch.daemon")
@@ -46,6 +55,13 @@ class Following:
         self._temp_dirs, self._named = temp_dirs, named
         self._node: str | None = None
         self._waits = False
+        self.read_at = 0.0  # when something was read last
+        self._looked_at: float | None = None  # when the logs could last be looked into
+        self._dark: tuple[str, float] | None = (
+            None  # why they cannot be, and since when; '' where they can
+        )
+        self._raylets: frozenset[str] = frozenset()
+        self._named_all = False  # each raylet said which node it is
         self.session: Path | None = None
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = min(FOLLOWED, limit // 2) if limit > 0 else FOLLOWED
@@ -61,10 +77,39 @@ class Following:
         """The session's name, None while there is none."""
         return self.session.name if self.session else None
 
+    def standing(self, now: float) -> Standing:
+        """Return how the logs stand as a source of facts: quiet ones are seen too."""
+        reason, since = self._dark or ("not looked for yet", now)
+        return Standing(LOGS, "error" if reason else "up", reason, now, since, self._looked_at)
+
     def row(self) -> dict[str, str | int | None]:
-        """Return the logs as a source of facts."""
-        up = int(self.session is not None)
-        return {"source": "logs", "up": up, "files": self.tailer.files(), "mode": self.waker.mode}
+        """Return what is told of the logs beside how they stand as a source."""
+        read_at = rfc3339(self.read_at)
+        return {"files": self.tailer.files(), "mode": self.waker.mode, "read_at": read_at}
+
+    def nodes(self) -> frozenset[str]:
+        """Return the nodes whose logs lie here: several raylets may share a folder."""
+        if not self._named_all and self.session is not None:
+            found = nodes_of_session(self.session / "logs")
+            self._named_all = bool(found) and "" not in found
+            if found != self._raylets:  # who shows them looks for another object
+                self._raylets = found
+        return self._raylets
+
+    def _see(self, now: float) -> None:
+        """Note whether the logs can be looked into."""
+        reason = self._unseen()
+        same = self._dark is not None and bool(self._dark[0]) == bool(reason)
+        self._dark = reason, self._dark[1] if same and self._dark else now
+        self._looked_at = self._looked_at if reason else now
+
+    def _unseen(self) -> str:
+        if self.session is None:
+            return f"no Ray session in {', '.join(map(str, self._temp_dirs))}"
+        logs = self.session / "logs"
+        if os.access(logs, os.R_OK | os.X_OK):
+            return ""
+        return f"{logs}: {'may not be read' if logs.exists() else 'is gone'}"
 
     def health(self) -> dict[str, str | None]:
         """Say how files are watched, and why not by events alone."""
@@ -87,6 +132,7 @@ class Following:
         """Look for a newer session, and go on to look at every file."""
         self._node = self._node or None  # a raylet writes it a moment after its log is there
         self._look(now)
+        self._see(now)
         self.tailer.begin_sweep(doubting=self._is_calm() and not self._hurried)
 
     def read(self, now: float, hints: Hints, match: Match) -> list[Chunk]:
@@ -101,6 +147,7 @@ class Following:
             now, dirty=hints.moved, written=hints.written, match=match, look=self._due(now)
         )
         self._hurried = self._hurried and self.tailer.is_sweeping()
+        self.read_at = now if chunks else self.read_at
         self._judge(now)
         return chunks
 
@@ -145,7 +192,7 @@ class Following:
             self._waits = True
         if session is not None and session != self.session:
             log.info("following session path=%s", session)
-            self.session, self._node = session, None
+            self.session, self._node, self._named_all = session, None, False
             self.tailer.set_roots([session / "logs"])
             self._retry_s = RETRY_S[0]
             self._watch(now)
@@ -189,7 +236,7 @@ class Following:
         if source is None or (source.component == "unknown" and not holds_text(Path(path))):
             return None
         if source.component == "raylet":
-            self._node = None  # there may be one more now
+            self._node, self._named_all = None, False  # there may be one more now
             return replace(source, node=node_of_session(Path(path), logs))
         return source  # its node is '' where several raylets share the folder
 

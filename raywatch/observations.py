@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSeen:
-    """A row of /api/v0/nodes."""
+    """A row of /api/v0/nodes. `resources` are totals (memory in bytes) without those that name the node itself."""
 
     at: float
     node_id: str
@@ -19,6 +19,9 @@ class NodeSeen:
     message: str
     is_head: bool
     ended_at: float | None = None
+    started_at: float | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +134,14 @@ class EndpointHealth:
     """How an API or other source answered last.
 
     state: up | refused | timeout | unauthorized (401) | forbidden (403) | error (other status) | off
+    `at` is the time of this try, `answered_at` that of its last good answer as far as who asks knows.
     """
 
     at: float
     name: str
     state: str
     detail: str = ""
+    answered_at: float | None = None
 
 
 Observation: TypeAlias = (

@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from raywatch.client import Client
+    from raywatch.client import Client, Shown
 
 URL = "http://127.0.0.1:9265"
 TOKEN = "~/.local/state/raywatch/token"  # noqa: S105 - where it is, beside the default store
@@ -71,6 +71,46 @@ def asks_daemon(verb: _F) -> _F:
     return url(token(JSON(verb)))
 
 
+class Settings(TypedDict):
+    """Where the daemon finds its configuration, and what flags say over it."""
+
+    config: str | None
+    temp_dir: str | None
+    session_dir: str | None
+    listen: str | None
+    store: str | None
+    rules: tuple[str, ...]
+
+
+def takes_settings(verb: _F) -> _F:
+    """Give a verb what says how the daemon is configured."""
+    made = (
+        click.option(
+            "--config",
+            type=click.Path(),
+            help="Configuration.  [default: raywatch.toml, ~/.config/raywatch, /etc/raywatch]",
+        ),
+        click.option(
+            "--temp-dir",
+            type=click.Path(file_okay=False),
+            help="Where Ray keeps its sessions.  [default: RAY_TMPDIR, /tmp/ray]",
+        ),
+        click.option(
+            "--session-dir",
+            type=click.Path(exists=True, file_okay=False),
+            help="Follow this session only.",
+        ),
+        click.option("--listen", help="Address of the web server.  [default: 127.0.0.1:9265]"),
+        click.option(
+            "--store", help="What must survive.  [default: ~/.local/state/raywatch/raywatch.db]"
+        ),
+        RULES,
+    )
+    for option in reversed(made):
+        verb = option(verb)
+    return verb
+
+
 def reach(url: str, token_file: str | None, **how: float) -> Client:
     """Return the daemon that the options name. Raises ClientError."""
     import os
@@ -79,6 +119,14 @@ def reach(url: str, token_file: str | None, **how: float) -> Client:
 
     token = os.environ.get("RAYWATCH_TOKEN", "")
     return make_client(url, token_file, token, Path(TOKEN).expanduser(), **how)
+
+
+def print_shown(shown: Shown) -> int:
+    """Print what a verb shows, what its reader must know on standard error; return the exit code."""
+    click.echo(shown.text)
+    for warning in shown.warnings:
+        click.echo(f"raywatch: {warning}", err=True)
+    return shown.code
 
 
 def completes(

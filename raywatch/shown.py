@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import is_not
 from typing import NamedTuple
 
 from raywatch import __version__
+from raywatch.core.nodeview import Around, Known, node_json, surroundings
 from raywatch.core.runs import Runs, runs_hurt
 from raywatch.core.view import incident_json, rfc3339
 from raywatch.metrics import MetricsView
-from raywatch.model import FailureClass, Incident
-from raywatch.observations import EndpointHealth
+from raywatch.model import Drain, FailureClass, Incident
 
 GONE = 1000  # ids of incidents that went, which are remembered for those who ask what changed
 
@@ -164,17 +164,35 @@ class Written:
         return self._text
 
 
-def source_row(health: EndpointHealth) -> dict[str, str | int | None]:
-    """Show how an API answered last."""
-    return {
-        "source": health.name,
-        "up": int(health.state == "up"),
-        "state": health.state,
-        "detail": health.detail,
-        "last_at": rfc3339(health.at),
-    }
+class NodeTexts:
+    """The nodes as JSON, written anew only where a node or what is around it is another: there may be a thousand."""
 
+    def __init__(self) -> None:
+        self._made_of: tuple[object, ...] = ()
+        self._rows: dict[str, tuple[Known, Drain | None, Around, str]] = {}
+        self._text = "[]"
 
-def ups(endpoints: Iterable[EndpointHealth]) -> dict[str, tuple[bool, float]]:
-    """Return which endpoints answer and when they last did; one that is switched off is not down."""
-    return {h.name: (h.state == "up", h.at) for h in endpoints if h.state != "off"}
+    def of(
+        self,
+        nodes: Mapping[str, Known],
+        drains: Mapping[str, Drain],
+        incidents: Sequence[Incident],
+        runs: Runs,
+        read: frozenset[str],
+    ) -> str:
+        """Return the list as JSON. `read`: the nodes whose logs this daemon reads."""
+        made_of = (nodes, drains, incidents, runs, read)
+        if len(self._made_of) != len(made_of) or any(map(is_not, self._made_of, made_of)):
+            around = surroundings(nodes, incidents, runs, read)
+            rows = {k: self._row(n, drains.get(k), around[k]) for k, n in nodes.items()}
+            self._text = f"[{', '.join(r[-1] for r in rows.values())}]"
+            self._made_of, self._rows = made_of, rows
+        return self._text
+
+    def _row(
+        self, node: Known, drain: Drain | None, around: Around
+    ) -> tuple[Known, Drain | None, Around, str]:
+        row = self._rows.get(node.seen.node_id)
+        if row is not None and row[0] is node and row[1] is drain and row[2] == around:
+            return row
+        return node, drain, around, json.dumps(node_json(node, drain, around))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import TypedDict, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 from raywatch.core.runview import AttemptJson, BudgetJson, CheckpointJson, ProcessJson, RunJson
 from raywatch.core.view import IncidentJson, LineJson, SubjectJson, resume_words
+from raywatch.layout import SHORT, age
+from raywatch.layout import fields as _fields
+from raywatch.layout import part as _part
+from raywatch.layout import table as _table
+from raywatch.layout import when as _when
 from raywatch.runbooks import pointer
 from raywatch.terminal import safe, told
 
 MAX_LINES, SAME = 6, 100  # of evidence; characters that make two lines the same
-SHORT = 12  # of ids of Ray's, which are 56 digits
-_T = TypeVar("_T")
-_AGES = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 ActionRow = TypedDict(
@@ -91,19 +92,6 @@ class WouldResume(TypedDict):
 # --- words -----------------------------------------------------------------------------------------
 
 
-def age(at: str | None, now: float) -> str:
-    """Say how long ago a time was, in its largest unit."""
-    if not at:
-        return "-"
-    ago = max(0, int(now - datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()))
-    size, unit = next((s for s in _AGES if ago >= s[0]), _AGES[-1])
-    return f"{ago // size}{unit}"
-
-
-def _when(at: str | None, now: float) -> str:
-    return f"{at} ({age(at, now)} ago)" if at else "-"
-
-
 def _subject(subject: SubjectJson) -> str:
     name = subject["id"] or subject["node"]
     if subject["rank"] is not None and not name.startswith("rank"):
@@ -132,21 +120,6 @@ def _checkpoint(found: CheckpointJson | None) -> str:
 
 def _step(found: CheckpointJson | None) -> str:
     return "-" if found is None or found["step"] is None else str(found["step"])
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], limits: Mapping[str, int]) -> str:
-    """Lay out rows in columns as wide as what stands in them; the last one is not filled up."""
-    cells = [
-        [safe(c, limits.get(h, 40)) or "-" for h, c in zip(heads, r, strict=True)] for r in rows
-    ]
-    widths = [max(len(c) for c in column) for column in zip(heads, *cells, strict=True)]
-    widths[-1] = 0
-    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in (heads, *cells)]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _fields(rows: Sequence[tuple[str, str]]) -> list[str]:
-    return [f"  {name:10} {safe(text, 300)}" for name, text in rows if text]
 
 
 # --- incidents ---------------------------------------------------------------------------------------
@@ -193,11 +166,6 @@ def incident_story(
     ]
     page = pointer(row["class"])
     return "\n".join([*lines, "", page] if page else lines)
-
-
-def _part(title: str, rows: Sequence[_T], shown: Callable[[_T], Sequence[str]]) -> list[str]:
-    lines = [f"  {safe(line, 300)}" for row in rows for line in shown(row)]
-    return ["", title, *lines] if rows else []
 
 
 def _telling(row: IncidentJson) -> list[str]:

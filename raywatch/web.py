@@ -5,13 +5,14 @@ from __future__ import annotations
 import hmac
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -19,9 +20,10 @@ from aiohttp.typedefs import Handler, Middleware
 from raywatch.model import RaywatchError
 
 MAX_WAIT_S = 30.0
+STUCK_S = 60.0
 INDEX = (
     "raywatch: /metrics /healthz /readyz /api/v1/snapshot /api/v1/incidents /api/v1/runs"
-    " /api/v1/actions\n"
+    " /api/v1/nodes /api/v1/actions\n"
 )
 Answer: TypeAlias = "Awaitable[tuple[int, Mapping[str, object]]]"  # HTTP status, JSON
 Row: TypeAlias = "dict[str, object]"
@@ -79,6 +81,8 @@ def make_app(api: Api) -> web.Application:
             web.get("/api/v1/incidents/{id}", partial(_incident, api)),
             web.get("/api/v1/runs", partial(_runs, api)),
             web.get(r"/api/v1/runs/{id:[\s\S]+}", partial(_run, api)),  # an id may hold a path
+            web.get("/api/v1/nodes", partial(_nodes, api)),
+            web.get("/api/v1/nodes/{id}", partial(_node, api)),
             web.get("/api/v1/actions", partial(_actions, api)),
             web.get("/api/v1/notices", partial(_notices, api)),
             web.post(r"/api/v1/runs/{id:[\s\S]+}/resume", partial(_resume, api)),
@@ -156,9 +160,37 @@ async def _newer(
     return web.Response(body=body, content_type="application/json")
 
 
-def _rows(api: Api, kind: str) -> list[Row]:
-    rows: list[Row] = json.loads(api.snapshot(-1) or b"{}").get(kind, [])
-    return rows
+class _Seen(NamedTuple):
+    """Rows of one kind, and what its view does not see."""
+
+    kind: str
+    rows: list[Row]
+    blind: list[Row]
+
+    def these(self, rows: list[Row]) -> web.Response:
+        """Answer with some of the rows."""
+        return web.json_response({self.kind: rows, "blind": self.blind})
+
+    def one(self, found: Sequence[Row]) -> web.Response:
+        """Answer with the first of the rows that were meant."""
+        if found:
+            return web.json_response({**found[0], "blind": self.blind})
+        return _error(404, f"no such {self.kind.removesuffix('s')}")
+
+
+def _seen(api: Api, kind: str) -> _Seen:
+    told = json.loads(api.snapshot(-1) or b"{}")
+    blind = [b for b in told.get("blind", ()) if kind in b["spoils"]]
+    return _Seen(kind, told.get(kind, []), [*_stuck(told.get("now"), time.time()), *blind])
+
+
+def _stuck(shown_at: str | None, now: float) -> list[Row]:
+    """Say that what is shown is old: the loop publishes at every sweep, also when nothing happens."""
+    at = datetime.fromisoformat(shown_at.replace("Z", "+00:00")).timestamp() if shown_at else now
+    if now - at <= STUCK_S:
+        return []
+    words = f"the daemon's loop stands still: what you see is of {shown_at}"
+    return [{"sources": ["daemon"], "state": "stale", "since": shown_at, "words": words}]
 
 
 def _only(rows: list[Row], request: web.Request, *keys: str) -> list[Row]:
@@ -171,14 +203,15 @@ async def _incidents(api: Api, request: web.Request) -> web.Response:
         if request.query.keys() - {"after", "wait"}:
             return _error(400, "after goes with wait only")
         return await _newer(api, request, api.changes)
-    rows = _only(_rows(api, "incidents"), request, "class", "state")
+    seen = _seen(api, "incidents")
+    rows = _only(seen.rows, request, "class", "state")
     if "since" in request.query:
         try:
             since = datetime.fromisoformat(request.query["since"].replace("Z", "+00:00"))
         except ValueError:
             return _error(400, "since is a time in RFC 3339, like 2026-11-23T07:00:00Z")
         rows = [r for r in rows if _was_after(r, since)]
-    return web.json_response({"incidents": rows})
+    return seen.these(rows)
 
 
 def _was_after(row: Row, since: datetime) -> bool:
@@ -188,10 +221,8 @@ def _was_after(row: Row, since: datetime) -> bool:
 
 
 async def _incident(api: Api, request: web.Request) -> web.Response:
-    rows = _rows(api, "incidents")
-    number = request.match_info["id"]
-    found = next((r for r in rows if number == r["id"] or number in _merged(r)), None)
-    return web.json_response(found) if found else _error(404, "no such incident")
+    seen, number = _seen(api, "incidents"), request.match_info["id"]
+    return seen.one([r for r in seen.rows if number == r["id"] or number in _merged(r)])
 
 
 def _merged(row: Row) -> list[str]:
@@ -201,25 +232,36 @@ def _merged(row: Row) -> list[str]:
 
 
 async def _runs(api: Api, request: web.Request) -> web.Response:
-    return web.json_response({"runs": _only(_rows(api, "runs"), request, "status", "name")})
+    seen = _seen(api, "runs")
+    return seen.these(_only(seen.rows, request, "status", "name"))
 
 
 async def _run(api: Api, request: web.Request) -> web.Response:
-    rows, text = _rows(api, "runs"), request.match_info["id"]
-    found = [r for r in rows if r["id"] == text] or [r for r in rows if r["name"] == text]
+    seen, text = _seen(api, "runs"), request.match_info["id"]
+    found = [r for r in seen.rows if r["id"] == text] or [r for r in seen.rows if r["name"] == text]
     if len(found) > 1:
         return _error(409, f"several runs are named {text}; give an id")
-    return web.json_response(found[0]) if found else _error(404, "no such run")
+    return seen.one(found)
+
+
+async def _nodes(api: Api, request: web.Request) -> web.Response:
+    seen = _seen(api, "nodes")
+    return seen.these(_only(seen.rows, request, "state", "ip"))
+
+
+async def _node(api: Api, request: web.Request) -> web.Response:
+    seen = _seen(api, "nodes")
+    return seen.one([r for r in seen.rows if r["id"] == request.match_info["id"]])
 
 
 async def _actions(api: Api, request: web.Request) -> web.Response:
-    rows = _only(_rows(api, "actions"), request, "run", "incident", "class", "state")
-    return web.json_response({"actions": rows})
+    seen = _seen(api, "actions")
+    return seen.these(_only(seen.rows, request, "run", "incident", "class", "state"))
 
 
 async def _notices(api: Api, request: web.Request) -> web.Response:
-    rows = _only(_rows(api, "notices"), request, "provider", "kind", "node")
-    return web.json_response({"notices": rows})
+    seen = _seen(api, "notices")
+    return seen.these(_only(seen.rows, request, "provider", "kind", "node"))
 
 
 async def _approve(api: Api, request: web.Request) -> web.Response:

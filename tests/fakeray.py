@@ -35,6 +35,9 @@ class FakeRay:
         }
         self.others: list[dict[str, object]] = []  # jobs beside it
         self.session = "s"
+        self.nodes: list[dict[str, object]] = [
+            {"node_id": NODE, "node_ip": "127.0.0.1", "state": "ALIVE", "is_head_node": True}
+        ]
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._ready, self._ended = threading.Event(), asyncio.Event()
@@ -75,6 +78,7 @@ class FakeRay:
             web.get("/api/version", self._version),
             web.get("/api/jobs/", self._jobs),
             web.get("/api/jobs/{id}", self._one),
+            web.get("/api/v0/nodes", self._nodes),
             web.get("/api/v0/{kind}", self._nothing),
         ]
 
@@ -98,6 +102,9 @@ class FakeRay:
     async def _one(self, request):
         known = request.match_info["id"] == self.job["submission_id"]
         return web.json_response(self.job) if known else web.Response(status=404)
+
+    async def _nodes(self, _request):
+        return _state(*self.nodes)
 
     async def _nothing(self, _request):
         return _state()

@@ -90,6 +90,8 @@ class DashboardPoller:
         self._rows: dict[str, dict[str, Observation]] = {}
         self._train = TrainGate()
         self._health: dict[str, EndpointHealth] = {}
+        self._answered: dict[str, float] = {}  # when each last answered well
+        self._session = ""
         self._alert_until = 0.0
         self._retry_at = 0.0
         self._lock = threading.Lock()
@@ -179,6 +181,9 @@ class DashboardPoller:
         return replace(up, detail=self._notes[name]), endpoint.parse(found, up.at)
 
     def _health_news(self, health: EndpointHealth, *, quiet: bool = False) -> list[Observation]:
+        if health.state == "up":
+            self._answered[health.name] = health.at
+        health = replace(health, answered_at=self._answered.get(health.name))
         known = self._health.get(health.name)
         changed = known is None or known.state != health.state
         changed = changed or (known is not None and bool(known.detail) != bool(health.detail))
@@ -192,11 +197,19 @@ class DashboardPoller:
 
     def _news(self, endpoint: Endpoint, seen: Sequence[Observation]) -> list[Observation]:
         self._train = self._train.heard(seen, endpoint.name)
+        self._enter(next((s.session for s in seen if isinstance(s, SessionSeen)), self._session))
         rows = {_key(o): o for o in seen}
         known = self._rows.get(endpoint.name, {})
         news = [o for k, o in rows.items() if k not in known or _undated(known[k]) != _undated(o)]
         self._rows[endpoint.name] = rows
         return news
+
+    def _enter(self, session: str) -> None:
+        """Forget what an earlier session said: rows of the new one that came before its name are told again."""
+        if self._session not in ("", session):
+            self._bodies, self._rows = {}, {}
+            self._asked = dict.fromkeys(self._asked, NEVER) | {"version": self._steady()}
+        self._session = session
 
 
 def _verdict(

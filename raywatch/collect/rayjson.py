@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 from raywatch.observations import (
@@ -22,6 +23,8 @@ TEXT_LIMIT = 4096
 DETAIL_LIMIT = 16_384  # a failed attempt quotes the tracebacks of all its ranks
 MAX_ATTEMPTS = 64  # of a run: the newest ones
 MAX_RANKS = 10_000
+MAX_NAMES, NAME_LIMIT = 32, 128  # resources or labels of a node; characters of one
+_HUGE = 1e18  # keeps nan and infinity out, which are no JSON
 ENV_LIMIT = 65_536
 _UNSET_MS = 1 << 62  # 18446744073709551615: Ray's "not set"
 Row = dict[str, object]
@@ -156,7 +159,23 @@ def _node(row: Row, at: float) -> NodeSeen:
         message=_text(row, "state_message"),
         is_head=row.get("is_head_node") is True,
         ended_at=_time(row, "end_time_ms"),
+        started_at=_time(row, "start_time_ms"),
+        resources=dict(islice(_resources(_table(row, "resources_total")), MAX_NAMES)),
+        labels=dict(islice(_labels(_table(row, "labels")), MAX_NAMES)),
     )
+
+
+def _resources(table: Row) -> Iterator[tuple[str, float]]:
+    for name, size in table.items():
+        if not name.startswith("node:") and isinstance(size, int | float) and 0 <= size < _HUGE:
+            yield name[:NAME_LIMIT], float(size)
+
+
+def _labels(table: Row) -> Iterator[tuple[str, str]]:
+    """Yield all but the node's id, which is a label too: with an underscore in Ray 2.9 to 2.40."""
+    for name, text in table.items():
+        if isinstance(text, str) and name not in ("ray.io/node-id", "ray.io/node_id"):
+            yield name[:NAME_LIMIT], text[:NAME_LIMIT]
 
 
 def _actor(row: Row, at: float) -> ActorSeen:

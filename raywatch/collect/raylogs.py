@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -154,6 +155,15 @@ def node_of_session(path: Path, logs: Path) -> str:
             return ""
         node = found
     return node
+
+
+def nodes_of_session(logs: Path) -> frozenset[str]:
+    """Return the nodes of all raylets that log into a folder, '' for one that has not named itself."""
+    found = set()
+    for raylet in _raylets(logs):
+        with contextlib.suppress(OSError):
+            found.add(node_id_in(_head(raylet)))
+    return frozenset(found)
 
 
 def _raylets(logs: Path) -> Iterator[Path]:

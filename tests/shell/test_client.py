@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import ClassVar, cast
@@ -102,12 +103,45 @@ ACTION = {
     "first_step_at": AT,
     "output": "a\nb\n",
 }
+NODE: dict[str, object] = {
+    "id": "cd" * 28,
+    "ip": "10.0.0.7",
+    "name": "worker-7",
+    "is_head": False,
+    "session": "session_2026-11-24_00-00-00_000001_1",
+    "state": "alive",
+    "words": "alive",
+    "reason": "",
+    "deadline_at": None,
+    "started_at": AT,
+    "ended_at": None,
+    "resources": {"CPU": 8.0, "GPU": 4.0, "memory": 64 * 2.0**30, "blue": 1.0},
+    "accelerator": "H100",
+    "instance_type": "p5.48xlarge",
+    "market": "spot",
+    "group": "gpus",
+    "labels": {"ray.io/market-type": "spot"},
+    "runs": [{"id": "exp@/s", "name": "exp", "ranks": [0, 1, 2, 5], "driver": True}],
+    "incident": "",
+    "incidents": ["iaa1"],
+    "reads_logs": False,
+}
+BLIND = {
+    "sources": ["nodes"],
+    "state": "timeout",
+    "since": AT,
+    "answered_at": AT,
+    "detail": "",
+    "words": "dashboard's nodes not answering for 4 min: it hangs",
+    "spoils": ["nodes", "runs"],
+}
 
 
 @contextmanager
-def shown(*incidents, runs=(RUN,), actions=(ACTION,)):
+def shown(*incidents, runs=(RUN,), actions=(ACTION,), nodes=(NODE,), **more):
     """The real web server over a snapshot; yields its URL."""
-    body = {"seq": 1, "incidents": incidents, "runs": runs, "actions": actions}
+    body = {"seq": 1, "incidents": incidents, "runs": runs, "actions": actions, "nodes": nodes}
+    body |= more
     loop, ended, ready, at = asyncio.new_event_loop(), asyncio.Event(), threading.Event(), []
 
     async def wait(_after, _seconds):
@@ -229,10 +263,13 @@ def test_json_is_what_the_api_says():
             ("incidents",): {"incidents": [incident("iaa1")]},
             ("runs",): {"runs": [RUN]},
             ("runs", "raysub"): RUN,
+            ("nodes",): {"nodes": [NODE]},
+            ("nodes", "cdcd"): NODE,
             ("actions",): {"actions": [ACTION]},
         }
         for argv, body in told.items():
-            assert raywatch(url, *argv, "--json")[1] == json.dumps(body) + "\n"
+            whole = json.dumps(body | {"blind": []}) + "\n"
+            assert raywatch(url, *argv, "--json")[1] == whole
 
 
 def test_text_of_others_never_drives_the_terminal():
@@ -250,9 +287,22 @@ def test_text_of_others_never_drives_the_terminal():
     run |= {"checkpoint": CHECKPOINT | {"path": HOSTILE}, "checkpoint_problem": HOSTILE}
     run |= {"level_reason": HOSTILE, "owner": HOSTILE}
     done = ACTION | {"run": HOSTILE, "run_name": HOSTILE, "detail": HOSTILE, "output": HOSTILE}
+    hosted = {"id": HOSTILE, "name": HOSTILE, "ranks": [], "driver": True}
+    texts = ("ip", "name", "words", "accelerator", "market", "group", "session")
+    node = NODE | dict.fromkeys(texts, HOSTILE) | {"labels": {HOSTILE: HOSTILE}, "runs": [hosted]}
+    node["resources"] = {HOSTILE: 1.0}
+    blind = BLIND | {"words": HOSTILE}
     told = []
-    with shown(bad, runs=[run], actions=[done]) as url:
-        for argv in (["incidents"], ["incidents", "i"], ["runs"], ["runs", "x"], ["actions"]):
+    with shown(bad, runs=[run], actions=[done], nodes=[node], blind=[blind]) as url:
+        for argv in (
+            ["incidents"],
+            ["incidents", "i"],
+            ["runs"],
+            ["runs", "x"],
+            ["nodes"],
+            ["nodes", "cd"],
+            ["actions"],
+        ):
             told += raywatch(url, *argv)[1:]
             told += raywatch(url, *argv, "--json")[1:]
         told += raywatch(url, "resume", "x")[1:]
@@ -268,13 +318,76 @@ def test_a_run_is_named_by_its_id_its_name_its_job_or_the_beginning_of_one():
     with shown(runs=[RUN, other]) as url:
         for text in ("exp@/s", "exp", "raysubmit_1", "exp@"):
             assert json.loads(raywatch(url, "runs", text, "--json")[1])["id"] == "exp@/s"
-        assert json.loads(raywatch(url, "runs", "exp-2#05-1", "--json")[1]) == other
+        assert json.loads(raywatch(url, "runs", "exp-2#05-1", "--json")[1]) == other | {"blind": []}
         several, nobody = raywatch(url, "runs", "ex"), raywatch(url, "resume", "nobody")
         asked = raywatch(url, "resume", "exp-2#", "--dry-run")[2]
 
     assert several[::2] == (2, "raywatch: ex may be exp@/s, exp-2#05-1: give more of it\n")
     assert nobody[::2] == (2, "raywatch: no run nobody; `raywatch runs` lists them\n")
     assert asked == "raywatch: no: ('exp-2#05-1', True)\n"
+
+
+def test_nodes_are_a_table_what_goes_first():
+    """With what is left of a deadline, the incident that an end belongs to, and what each hosts."""
+    ahead = datetime.now(timezone.utc) + timedelta(seconds=100)
+    goes = {"id": "ee" * 28, "state": "draining", "words": "draining, PREEMPTION: aws: terminate"}
+    goes |= {"deadline_at": ahead.isoformat()}
+    ended = {"id": "aa" * 28, "state": "dead", "words": "dead, Unexpected termination: x"}
+    ended |= {"ended_at": AT, "incident": "iaa1", "incidents": [], "runs": [], "accelerator": ""}
+    with shown(nodes=[NODE, NODE | ended, NODE | goes]) as url:
+        code, out, err = raywatch(url, "nodes")
+
+    rows = [" ".join(x.split()) for x in out.splitlines()]
+    ago = rows[1].split()[2]
+    left = rows[1].split()[-3]
+    end = f"dead {ago} ago [iaa1], Unexpected termination: x"
+    same = f"10.0.0.7 {ago} 8 4 64.0 GiB H100/p5.48xlarge/spot exp (ranks 0-2,5, driver) iaa1 -"
+    assert rows == [
+        "NODE IP AGE CPU GPU MEMORY TYPE RUNS OPEN LOGS STATE",
+        f"eeeeeeeeeeee {same} draining, PREEMPTION: aws: terminate, {left} s left",
+        f"aaaaaaaaaaaa 10.0.0.7 {ago} 8 4 64.0 GiB p5.48xlarge/spot - - - {end}",
+        f"cdcdcdcdcdcd {same} alive",
+    ]
+    assert 0 < int(left) <= 100
+    assert (code, err) == (0, "")
+
+
+def test_one_node_is_named_by_its_id_its_ip_or_its_name():
+    """Of several that had an address the one that lives."""
+    gone = NODE | {"id": "aa" * 28, "state": "dead", "words": "dead, x", "ended_at": AT}
+    other = NODE | {"id": "ce" * 28, "ip": "10.0.0.8", "name": "worker-8"}
+    with shown(incident("iaa1"), nodes=[gone, NODE, other]) as url:
+        for text in ("cdcd", "10.0.0.7", "worker-7"):
+            code, out, _ = raywatch(url, "nodes", text)
+            assert (code, out.splitlines()[0]) == (0, "cdcdcdcdcdcd  alive")
+        several, nobody = raywatch(url, "nodes", "worker"), raywatch(url, "nodes", "10.9.9.9")
+
+    assert "\n  labels     ray.io/market-type=spot\n" in out
+    assert "\n  more       blue=1\n" in out
+    assert "\nruns\n  exp (ranks 0-2,5, driver)\n\nincidents\n  iaa1  " in out
+    assert several[2].startswith(f"raywatch: worker may be {'aa' * 28}, ")
+    assert nobody[::2] == (2, "raywatch: no node 10.9.9.9; `raywatch nodes` lists them\n")
+
+
+def test_a_view_says_what_it_does_not_see_and_no_other():
+    """On standard error for a person, in the JSON for a script; also that the daemon itself stands still."""
+    with shown(blind=[BLIND], now="2026-11-24T00:00:00.000Z") as url:
+        told = {v: raywatch(url, v) for v in ("nodes", "runs", "incidents", "actions")}
+        one = raywatch(url, "nodes", "cdcd")[2]
+        seen = json.loads(raywatch(url, "runs", "--json")[1])["blind"]
+
+    still = (
+        "raywatch: the daemon's loop stands still: what you see is of 2026-11-24T00:00:00.000Z\n"
+    )
+    words = f"raywatch: {BLIND['words']}\n"
+    assert {v: t[2] for v, t in told.items()} == {
+        "nodes": still + words,
+        "runs": still + words,
+        "incidents": still,
+        "actions": still,
+    }
+    assert one == still + words
+    assert [b["sources"] for b in seen] == [["daemon"], ["nodes"]]
 
 
 def test_of_several_actions_the_one_that_awaits_approval_is_meant():
@@ -394,5 +507,6 @@ def test_a_shell_completes_what_the_daemon_knows():
         assert complete(url, "raywatch incidents ia") == ["iaa1"]
         assert complete(url, "raywatch runs ") == ["exp"]
         assert complete(url, "raywatch approve ray") == ["raywatch-exp-2-aa"]
+        assert complete(url, "raywatch nodes w") == ["worker-7"]
     assert complete("http://127.0.0.1:9", "raywatch runs ") == []
     assert complete("nonsense", "raywatch runs ") == []

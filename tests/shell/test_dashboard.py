@@ -262,6 +262,9 @@ def test_nodes_are_read():
         "state": "DEAD",
         "state_message": "Terminated due to preemption: x",
         "end_time_ms": 5000,
+        "start_time_ms": 2000,
+        "resources_total": {"CPU": 4.0, "node:10.0.0.1": 1.0, "accelerator_type:H100": 1.0},
+        "labels": {"ray.io/node-id": "ab", "ray.io/node_id": "ab", "ray.io/market-type": "spot"},
     }
     assert rayjson.parse_nodes(state(row), 1.0) == [
         NodeSeen(
@@ -273,8 +276,25 @@ def test_nodes_are_read():
             "Terminated due to preemption: x",
             is_head=True,
             ended_at=5.0,
+            started_at=2.0,
+            resources={"CPU": 4.0, "accelerator_type:H100": 1.0},
+            labels={"ray.io/market-type": "spot"},
         )
     ]
+
+
+def test_a_node_of_a_hostile_cluster_is_bounded_and_can_be_stored():
+    """No number that is no JSON, no endless names; what is no number or no text is left out."""
+    odd = {"nan": float("nan"), "inf": float("inf"), "neg": -1.0, "text": "x", "ok": 2}
+    many = {f"r{i}": 1.0 for i in range(99)}
+    (seen,) = rayjson.parse_nodes(
+        state(NODE | {"resources_total": odd | many, "labels": {"x" * 999: "y" * 999, "n": 7}}), 1.0
+    )
+    (bare,) = rayjson.parse_nodes(state(NODE | {"resources_total": [1], "labels": "x"}), 1.0)
+
+    assert (list(seen.resources)[:2], len(seen.resources)) == (["ok", "r0"], rayjson.MAX_NAMES)
+    assert seen.labels == {"x" * rayjson.NAME_LIMIT: "y" * rayjson.NAME_LIMIT}
+    assert (bare.resources, bare.labels) == ({}, {})
 
 
 def test_the_token_is_found_as_ray_finds_it(tmp_path):
