@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from raywatch.memory import Document
 from raywatch.model import Fact, Finding
-from raywatch.observations import EndpointHealth, Observation, SessionSeen
+from raywatch.observations import EndpointHealth, EventSeen, Observation, SessionSeen
+from raywatch.pushing import Told
 from raywatch.shown import source_row, ups
 
 
@@ -18,13 +20,15 @@ class Said(NamedTuple):
 
 
 class Cluster:
-    """What is known from outside the logs. Owned by the first thread; nothing of it is stored: it is asked anew."""
+    """What is known from outside the logs. Owned by the first thread; it is asked anew, and only what was told is stored."""
 
-    def __init__(self) -> None:
+    def __init__(self, docs: Mapping[str, Mapping[str, str]]) -> None:
+        """Go on from stored documents."""
+        self._told = Told(docs)
         self._endpoints: dict[str, EndpointHealth] = {}
         self.session = ""  # the one that the dashboard says it is of
 
-    def learn(self, seen: Iterable[Observation], now: float) -> Said:  # noqa: ARG002 - for kinds that age
+    def learn(self, seen: Iterable[Observation], now: float) -> Said:
         """Take in observations, in their order."""
         said = Said([], [])
         for item in seen:
@@ -33,9 +37,19 @@ class Cluster:
                     self._endpoints[item.name] = item
                 case SessionSeen():
                     self.session = item.session
+                case EventSeen():
+                    meant = self._told.hear(item, now)
+                    if isinstance(meant, Fact):
+                        said.facts.append(meant)
+                    elif meant is not None:
+                        said.findings.append(meant)
                 case _:
                     pass
         return said
+
+    def documents(self) -> Iterator[Document]:
+        """Yield what changed since the last call."""
+        yield from self._told.documents()
 
     def sources(self) -> list[dict[str, str | int | None]]:
         """Show how each API answered last."""

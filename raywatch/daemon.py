@@ -84,7 +84,7 @@ class Daemon:
         self._noticing = Noticing(docs)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
-        self._cluster = Cluster()
+        self._cluster = Cluster(docs)
         self._swept_at = self._turned_at = self._committed_at = self._last_read_at = 0.0
         self._pace = Pace()
         self._show_at = 0.0
@@ -276,7 +276,7 @@ class Daemon:
 
     def _collect_documents(self, before: State, runs: Runs) -> None:
         changes = documents(before, self.state), self._resuming.documents(runs)
-        told = self._counting.documents(), self._noticing.documents()
+        told = (x.documents() for x in (self._counting, self._noticing, self._cluster))
         for document in chain(*changes, *told):
             self._pending.docs[document.kind, document.id] = document.json
 

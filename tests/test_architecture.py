@@ -66,6 +66,7 @@ WIRING = {
     "resuming",
     "noticing",
     "cluster",
+    "pushing",
     "inbox",
     "asking",
     "demo_cluster",

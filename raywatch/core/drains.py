@@ -9,15 +9,16 @@ from raywatch.model import Drain, Evidence, Fact, Finding, Trust
 
 NODE_ENDS = frozenset(["node_terminated_expected", "node_lost", "raylet_crash", "node_partitioned"])
 SAME_S = 5.0  # one drain is told in several lines
-_PLANNED = "Node received SIGTERM; draining before shutdown."  # `ray start --block`, Ray 2.60
+PLANNED = "Node received SIGTERM; draining before shutdown."  # `ray start --block`, Ray 2.60
 _REFUSED = "14"  # gRPC UNAVAILABLE: nobody listens where the raylet was
 
 
 def drains_with(drains: Mapping[str, Drain], fact: Fact) -> Mapping[str, Drain]:
-    """Return the drains after a `drain` fact; one that names no node or is old changes nothing."""
+    """Return the drains after a `drain` fact; one that names no node, is old or tells nothing more changes nothing."""
     node = fact.fields.get("node_id", "")
     known = drains.get(node)
-    if not node or (known is not None and fact.at < known.at - SAME_S):
+    mute = not any(map(fact.fields.get, ("reason", "message", "deadline_ms")))
+    if not node or (known is not None and (mute or fact.at < known.at - SAME_S)):
         return drains
     new = _drain(fact)
     if known is not None and abs(new.at - known.at) <= SAME_S:
@@ -48,7 +49,7 @@ def taken(drains: Mapping[str, Drain], finding: Finding) -> Finding:
     So is one where nobody listens any more: Ray needs 14 seconds and more to declare it dead.
     """
     drain = drains.get(finding.subject.node)
-    if drain is None or "PREEMPTION" not in drain.reason or _PLANNED in drain.message:
+    if drain is None or "PREEMPTION" not in drain.reason or PLANNED in drain.message:
         return finding
     if not _ends(finding) or finding.at + 2 < drain.at:
         return finding

@@ -8,7 +8,7 @@ import pytest
 from raywatch.web import Api, WebError, ensure_token, make_app, port_of, serve
 
 
-def api(*, token="secret", open_reading=False):
+def api(*, token="secret", open_reading=False, events=None, events_key="key"):
     """An API that shows nothing."""
 
     async def wait(_after, _seconds):
@@ -25,7 +25,9 @@ def api(*, token="secret", open_reading=False):
         health=lambda: (True, b"{}"),
         approve=answer,
         resume=answer,
+        events=events or answer,
         token=token,
+        events_key=events_key,
         hosts=frozenset({"127.0.0.1"}),
         open_reading=open_reading,
     )
