@@ -5,8 +5,10 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from raywatch.asking import OK, UNAVAILABLE, Answer
 from raywatch.collect.events import events_key
@@ -30,7 +32,7 @@ class First:
 
     def __init__(self) -> None:
         self.seen: list[object] = []
-        self.asked: list = []
+        self.asked: list[Callable[[Answer], None]] = []
         self.receiver = Receiver(self.seen.extend, self.asked.append, lambda: NOW)
 
     def sources(self) -> list[tuple[str, str]]:
@@ -129,7 +131,7 @@ def test_what_ray_held_back_for_long_opens_nothing():
 # --- a daemon ---
 
 
-def restamped(events: list[dict], seconds: float) -> list[dict]:
+def restamped(events: Any, seconds: float) -> Any:
     """The same events at another time."""
     text = json.dumps(events)
     for at in sorted({t[:19] for t in text.split('"') if t.startswith("2026-11-25T")}):
