@@ -50,7 +50,12 @@ class Resume:
     dry_run: bool = False
 
 
-Want: TypeAlias = Approve | Resume
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Say when all that came before is on the disk."""
+
+
+Want: TypeAlias = Approve | Resume | Keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,8 @@ class Desk:
         fired: list[Action] = []
         for request in requests:
             reason = closed or ("it came too late" if now > request.until else "")
+            if isinstance(request.want, Keep):  # nothing is decided
+                reason = ""
             if reason:
                 answer = _refused(UNAVAILABLE, f"{reason}; nothing was done")
             else:
@@ -110,6 +117,8 @@ def decided(
             return _approved(key, resuming, incidents, now)
         case Resume(run, dry_run):
             return _resumed(run, resuming, incidents, now, dry_run=dry_run)
+        case Keep():
+            return Answer(OK, {}), []
 
 
 def _refused(status: int, reason: str, **more: object) -> Answer:

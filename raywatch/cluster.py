@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from raywatch.collect.dashboard import ENDPOINTS, TRAIN
 from raywatch.core.blindness import BlindJson, Standing, aged, blind, heard, unasked
 from raywatch.core.nodeview import Known, forgotten, learned, session_over
 from raywatch.core.view import rfc3339
+from raywatch.memory import Document
 from raywatch.model import Fact, Finding
-from raywatch.observations import EndpointHealth, NodeSeen, Observation, SessionSeen
+from raywatch.observations import EndpointHealth, EventSeen, NodeSeen, Observation, SessionSeen
+from raywatch.pushing import Told
 
 TIDY_S = 60.0  # between two looks for nodes that ended long ago
 DASHBOARD = (*(e.name for e in ENDPOINTS), TRAIN.name)
@@ -24,10 +26,16 @@ class Said(NamedTuple):
 
 
 class Cluster:
-    """What is known from outside the logs. Owned by the first thread; nothing of it is stored: it is asked anew."""
+    """What is known from outside the logs. Owned by the first thread; it is asked anew, and only what was told is stored."""
 
-    def __init__(self, clouds: Iterable[str], now: float) -> None:
-        """`clouds`: the metadata services that are asked. All that is asked is a source from the start."""
+    def __init__(
+        self, docs: Mapping[str, Mapping[str, str]], clouds: Iterable[str], now: float
+    ) -> None:
+        """Go on from stored documents. `clouds`: the metadata services that are asked.
+
+        All that is asked is a source from the start.
+        """
+        self._told = Told(docs)
         asked = (*(e.name for e in ENDPOINTS), *clouds)
         self._sources: dict[str, Standing] = {name: unasked(name, now) for name in asked}
         self._asked = frozenset(asked)
@@ -44,27 +52,37 @@ class Cluster:
                 case EndpointHealth():
                     self._sources[item.name] = heard(self._sources.get(item.name), item)
                 case SessionSeen():
-                    self._enter(item, nodes)
+                    self._enter(item, nodes, now)
                 case NodeSeen():
                     nodes.append(item)
+                case EventSeen():
+                    meant = self._told.hear(item, now)
+                    if isinstance(meant, Fact):
+                        said.facts.append(meant)
+                    elif meant is not None:
+                        said.findings.append(meant)
                 case _:
                     pass
         before = self.nodes
-        self._list(nodes)
+        self._list(nodes, now)
         if self.nodes is not before or not 0 <= now - self._tidied_at < TIDY_S:
             self.nodes, self._tidied_at = forgotten(self.nodes, now), now
         return said
 
-    def _enter(self, seen: SessionSeen, nodes: list[NodeSeen]) -> None:
+    def _enter(self, seen: SessionSeen, nodes: list[NodeSeen], now: float) -> None:
         """The poller tells all rows anew after a session's first: what it told before is of the one before."""
-        self._list(nodes)
+        self._list(nodes, now)
         if self.session and seen.session != self.session:
             self.nodes = session_over(self.nodes, seen.session, seen.at)
         self.session = seen.session
 
-    def _list(self, nodes: list[NodeSeen]) -> None:
+    def documents(self) -> Iterator[Document]:
+        """Yield what changed since the last call."""
+        yield from self._told.documents()
+
+    def _list(self, nodes: list[NodeSeen], now: float) -> None:
         if nodes:
-            self.nodes = learned(self.nodes, nodes, self.session)
+            self.nodes = learned(self.nodes, nodes, self.session, now)
             nodes.clear()
 
     def standings(self, logs: Standing, now: float) -> list[Standing]:

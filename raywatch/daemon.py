@@ -84,7 +84,7 @@ class Daemon:
         self._noticing = Noticing(docs, config.notices, started_at=started)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
-        self._cluster = Cluster(config.clouds, time.time())
+        self._cluster = Cluster(docs, config.clouds, time.time())
         self._blind: tuple[BlindJson, ...] = ()
         self._swept_at = self._turned_at = self._committed_at = 0.0
         self._pace = Pace()
@@ -288,7 +288,7 @@ class Daemon:
 
     def _collect_documents(self, before: State, runs: Runs) -> None:
         changes = documents(before, self.state), self._resuming.documents(runs)
-        told = self._counting.documents(), self._noticing.documents()
+        told = (x.documents() for x in (self._counting, self._noticing, self._cluster))
         for document in chain(*changes, *told):
             self._pending.docs[document.kind, document.id] = document.json
 

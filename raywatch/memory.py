@@ -27,6 +27,7 @@ Kind = Literal[
     "start",
     "notice",
     "notice_action",
+    "event",
 ]
 _INCIDENT = TypeAdapter(Incident)
 _DRAIN = TypeAdapter(Drain)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+EventKind: TypeAlias = Literal["node_dead", "node_draining", "worker_dead"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class ActorSeen:
     job_id: str
     node_id: str
     pid: int
-    death_reason: str = ""  # WORKER_DIED, NODE_DIED, RAY_KILL ... or the name of the context
+    # WORKER_DIED, NODE_DIED, RAY_KILL ... or the name of the context; of an event that tells a restart: why it is one
+    death_reason: str = ""
     death_message: str = ""
     name: str = ""
 
@@ -130,6 +133,24 @@ class SessionSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class EventSeen:
+    """What an event that Ray pushed tells of an end or a drain, beside the row of the node or worker that it is about.
+
+    `id` is the same each time that Ray sends it; `reason` and `message` are Ray's own.
+    """
+
+    id: str
+    at: float
+    what: EventKind
+    node_id: str = ""
+    worker_id: str = ""
+    job_id: str = ""
+    pid: int = 0
+    reason: str = ""  # of a node: EXPECTED_TERMINATION ... ; of a worker: SYSTEM_ERROR ...
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointHealth:
     """How an API or other source answered last.
 
@@ -145,5 +166,12 @@ class EndpointHealth:
 
 
 Observation: TypeAlias = (
-    NodeSeen | WorkerSeen | ActorSeen | JobSeen | TrainRunSeen | SessionSeen | EndpointHealth
+    NodeSeen
+    | WorkerSeen
+    | ActorSeen
+    | JobSeen
+    | TrainRunSeen
+    | SessionSeen
+    | EventSeen
+    | EndpointHealth
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,10 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from raywatch.asking import UNAVAILABLE, Answer, Approve, Request, Resume, Want
+from raywatch.asking import UNAVAILABLE, Answer, Approve, Keep, Request, Resume, Want
 from raywatch.collect.cloud import CloudPoller, boot_id
 from raywatch.collect.dashboard import DashboardPoller
+from raywatch.collect.events import events_key
 from raywatch.collect.rayauth import Token, TokenError, find_token
 from raywatch.collect.raylogs import gcs_address
 from raywatch.config import Config
@@ -26,6 +28,7 @@ from raywatch.inbox import Inbox, Item
 from raywatch.metrics import RaywatchCollector
 from raywatch.model import Action, RaywatchError, Run
 from raywatch.notice import NoticeAction
+from raywatch.pushing import Receiver
 from raywatch.resume.checkpoints import look
 from raywatch.resume.hooks import HookRunner
 from raywatch.resume.jobs import JobsClient
@@ -77,6 +80,7 @@ class Service(threading.Thread):
         self._clouds = CloudPoller(
             config.clouds, self._observed, clock=time.time, boot=boot_id(), poll_s=CLOUD_S
         )
+        self._receiver = Receiver(self._observed, self._keep, time.time)
         self.started = threading.Event()
         self.error: RaywatchError | None = None
         self.port = 0
@@ -189,6 +193,10 @@ class Service(threading.Thread):
             reason = "the daemon did not answer in time; see `raywatch actions` for what it did"
             return Answer(UNAVAILABLE, {"error": reason})
 
+    def _keep(self, answered: Callable[[Answer], None]) -> None:
+        """Call back, in this thread, when all that was told until now is on the disk."""
+        self._tell(Request(Keep(), lambda a: self._soon(partial(answered, a)), math.inf))
+
     async def _wait(self, after: int, seconds: float) -> None:
         """Wait for a newer snapshot. A plain future: asyncio.wait_for would make a task for each, and two turns more."""
         waiting: asyncio.Future[None] = self._loop.create_future()
@@ -205,6 +213,7 @@ class Service(threading.Thread):
         registry = CollectorRegistry()
         registry.register(RaywatchCollector(self._shown.shown.metrics_view, time.time))
         config = self._config
+        token = ensure_token(config.store.parent / "token")
         api = Api(
             snapshot=self._shown.shown.snapshot,
             changes=self._shown.shown.changes,
@@ -213,7 +222,9 @@ class Service(threading.Thread):
             health=self._shown.health,
             approve=lambda key: self._ask(Approve(key)),
             resume=lambda run, dry_run: self._ask(Resume(run, dry_run)),
-            token=ensure_token(config.store.parent / "token"),
+            events=self._receiver.take,
+            token=token,
+            events_key=events_key(token) if token else "",
             hosts=LOOPBACK | {config.host} | config.hosts,
             open_reading=config.host in LOOPBACK,
         )
@@ -225,6 +236,7 @@ class Service(threading.Thread):
             return
         self.port = port_of(runner)
         pollers = [self._loop.create_task(p.run()) for p in (self._poller, self._clouds)]
+        self._receiver.begin()
         self.started.set()
         await self._ended.wait()
         for poller in pollers:

@@ -21,6 +21,8 @@ from raywatch.model import RaywatchError
 
 MAX_WAIT_S = 30.0
 STUCK_S = 60.0
+MAX_EVENTS = 16 << 20  # bytes; a thousand events of Ray are some 2 MB
+EVENTS = "/api/v1/events"
 INDEX = (
     "raywatch: /metrics /healthz /readyz /api/v1/snapshot /api/v1/incidents /api/v1/runs"
     " /api/v1/nodes /api/v1/actions\n"
@@ -39,7 +41,8 @@ class Api:
 
     `snapshot(after)` is the JSON of a snapshot newer than `after`, or None; `changes(after)` that of the incidents
     which changed since; `wait(after, seconds)` sleeps until there is a newer one. `open_reading`: GET needs no token (a loopback address).
-    `approve(key)` and `resume(run, dry_run)` answer once it was decided and is on the disk.
+    `approve(key)` and `resume(run, dry_run)` answer once it was decided and is on the disk, `events(body)` once what Ray
+    pushed is. `events_key`: a path that ends with it needs no other proof, and is good for nothing else.
     """
 
     snapshot: Callable[[int], bytes | None]
@@ -49,7 +52,9 @@ class Api:
     health: Callable[[], tuple[bool, bytes]]
     approve: Callable[[str], Answer]
     resume: Callable[[str, bool], Answer]
+    events: Callable[[bytes], Answer]
     token: str
+    events_key: str
     hosts: frozenset[str]
     open_reading: bool
 
@@ -87,6 +92,8 @@ def make_app(api: Api) -> web.Application:
             web.get("/api/v1/notices", partial(_notices, api)),
             web.post(r"/api/v1/runs/{id:[\s\S]+}/resume", partial(_resume, api)),
             web.post("/api/v1/actions/{key}/approve", partial(_approve, api)),
+            web.post(EVENTS, partial(_events, api)),
+            web.post(EVENTS + "/{key}", partial(_events, api)),
         ]
     )
     return app
@@ -96,6 +103,8 @@ def _guard(api: Api) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         # A page of another origin may name this address by a name of its own (DNS rebinding).
+        if _has_events_key(api, request):  # whoever knows it is no such page
+            return await handler(request)
         host = (request.host or "").rsplit(":", 1)[0].strip("[]").lower()
         if host not in api.hosts:
             return _error(403, f"Host {host[:80]!r} is not one of this daemon's")
@@ -117,6 +126,14 @@ def _has_token(api: Api, request: web.Request) -> bool:
     return bool(api.token) and hmac.compare_digest(
         given.encode(errors="replace"), api.token.encode()
     )
+
+
+def _has_events_key(api: Api, request: web.Request) -> bool:
+    """Say whether it is Ray's agent, which can send no Authorization."""
+    given = request.path.removeprefix(EVENTS + "/")
+    mine = api.events_key.encode()
+    right = hmac.compare_digest(given.encode(errors="replace"), mine)
+    return request.method == "POST" and bool(mine) and right
 
 
 def _error(status: int, what: str) -> web.Response:
@@ -278,6 +295,15 @@ async def _resume(api: Api, request: web.Request) -> web.Response:
     if not isinstance(dry_run, bool) or asked.keys() - {"dry_run"}:
         return _error(400, 'the body is empty or {"dry_run": true}')
     status, body = await api.resume(request.match_info["id"], dry_run)
+    return web.json_response(body, status=status)
+
+
+async def _events(api: Api, request: web.Request) -> web.Response:
+    try:
+        pushed = await request.clone(client_max_size=MAX_EVENTS).read()
+    except web.HTTPRequestEntityTooLarge:
+        return _error(413, f"a batch of events may have {MAX_EVENTS} bytes")
+    status, body = await api.events(pushed)
     return web.json_response(body, status=status)
 
 

@@ -72,6 +72,7 @@ WIRING = {
     "answering",
     "lifetime",
     "cluster",
+    "pushing",
     "inbox",
     "asking",
     "demo_cluster",

@@ -148,6 +148,7 @@ class DashboardPoller:
     async def _ask(
         self, session: aiohttp.ClientSession, endpoint: Endpoint
     ) -> tuple[EndpointHealth, bytes | None]:
+        at = self._clock()  # what an answer shows may be as old as its question
         token = self._token()
         headers = {"Authorization": f"Bearer {token.value}"} if token else {}
         body = None
@@ -163,9 +164,7 @@ class DashboardPoller:
             state, detail = "refused", str(error)
         except aiohttp.ClientError as error:
             state, detail = "error", f"{type(error).__name__}: {error}"
-        return EndpointHealth(
-            self._clock(), endpoint.name, state, detail
-        ), body if state == "up" else None
+        return EndpointHealth(at, endpoint.name, state, detail), body if state == "up" else None
 
     def _read(
         self, endpoint: Endpoint, body: bytes, up: EndpointHealth

@@ -10,15 +10,16 @@ from raywatch.model import Drain, Evidence, Fact, Finding, Trust
 NODE_ENDS = frozenset(["node_terminated_expected", "node_lost", "raylet_crash", "node_partitioned"])
 SAME_S = 5.0  # one drain is told in several lines
 OVER_S = 60.0  # after its deadline a machine that still lives was not taken
-_PLANNED = "Node received SIGTERM; draining before shutdown."  # `ray start --block`, Ray 2.60
+PLANNED = "Node received SIGTERM; draining before shutdown."  # `ray start --block`, Ray 2.60
 _REFUSED = "14"  # gRPC UNAVAILABLE: nobody listens where the raylet was
 
 
 def drains_with(drains: Mapping[str, Drain], fact: Fact) -> Mapping[str, Drain]:
-    """Return the drains after a `drain` fact; one that names no node or is old changes nothing."""
+    """Return the drains after a `drain` fact; one that names no node, is old or tells nothing more changes nothing."""
     node = fact.fields.get("node_id", "")
     known = drains.get(node)
-    if not node or (known is not None and fact.at < known.at - SAME_S):
+    mute = not any(map(fact.fields.get, ("reason", "message", "deadline_ms")))
+    if not node or (known is not None and (mute or fact.at < known.at - SAME_S)):
         return drains
     new = _drain(fact)
     if known is not None and _stands(known, new):
@@ -42,7 +43,7 @@ def _stands(known: Drain, new: Drain) -> bool:
 
 def is_taking(drain: Drain) -> bool:
     """Say whether a drain means that the node is taken away, not that somebody stops it."""
-    return "PREEMPTION" in drain.reason and _PLANNED not in drain.message
+    return "PREEMPTION" in drain.reason and PLANNED not in drain.message
 
 
 def _drain(fact: Fact) -> Drain:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypedDict
 
 from raywatch.core.lineage import Runs
+from raywatch.core.newest import newest_node
 from raywatch.core.standing import current_job
 from raywatch.core.view import rfc3339
 from raywatch.model import Drain, Incident, Run
@@ -96,9 +97,17 @@ class Around(NamedTuple):
 # --- which nodes there are ------------------------------------------------------------------------
 
 
-def learned(nodes: Mapping[str, Known], seen: Iterable[NodeSeen], session: str) -> dict[str, Known]:
-    """Return the nodes after rows of the API."""
-    return {**nodes, **{s.node_id: Known(s, session, _end_of(s)) for s in seen if s.node_id}}
+def learned(
+    nodes: Mapping[str, Known], seen: Iterable[NodeSeen], session: str, now: float
+) -> dict[str, Known]:
+    """Return the nodes after rows of the API and of pushed events, which say less; the newer one of two holds."""
+    found = dict(nodes)
+    for row in seen:
+        if row.node_id:
+            known = found.get(row.node_id)
+            newest = newest_node(known.seen, row, now) if known is not None else row
+            found[row.node_id] = Known(newest, session, _end_of(newest))
+    return found
 
 
 def _end_of(seen: NodeSeen) -> float | None:

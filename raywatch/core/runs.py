@@ -31,6 +31,7 @@ from raywatch.core.lineage import (
     settled,
     storage_key,
 )
+from raywatch.core.newest import newest_actor, newest_job, newest_node
 from raywatch.core.ranks import identified
 from raywatch.core.standing import (
     ACTIVE,
@@ -113,19 +114,23 @@ def observe(runs: Runs, seen: Observation, now: float) -> Runs:
         case TrainRunSeen():
             runs = _train_run_seen(runs, seen, now)
         case ActorSeen():
-            runs = _actor_seen(runs, seen)
+            runs = _actor_seen(runs, seen, now)
         case WorkerSeen() if seen.worker_id not in runs.dead_workers:
             runs = _worker_ended(runs, seen)
-        case NodeSeen() if _is_news(runs, seen):
-            runs = replace(runs, nodes=bounded(runs.nodes, seen.node_id, seen))
+        case NodeSeen():
+            runs = _node_seen(runs, seen, now)
         case SessionSeen():
             runs = enter_session(runs, seen.session)
     return runs
 
 
-def _is_news(runs: Runs, seen: NodeSeen) -> bool:
+def _node_seen(runs: Runs, seen: NodeSeen, now: float) -> Runs:
     known = runs.nodes.get(seen.node_id)
-    return known is None or known.state != seen.state
+    if known is not None:
+        seen = newest_node(known, seen, now)
+        if (known.state, known.ip) == (seen.state, seen.ip):
+            return runs
+    return replace(runs, nodes=bounded(runs.nodes, seen.node_id, seen))
 
 
 def _worker_ended(runs: Runs, seen: WorkerSeen) -> Runs:
@@ -143,8 +148,10 @@ def _worker_ended(runs: Runs, seen: WorkerSeen) -> Runs:
 def _job_seen(runs: Runs, seen: JobSeen, now: float) -> Runs:
     key = seen.submission_id or seen.job_id
     known = runs.jobs.get(key)
-    if known is not None and replace(known, at=seen.at) == seen and seen.status not in ACTIVE:
-        return runs
+    if known is not None:
+        seen = newest_job(known, seen, now)
+        if replace(known, at=seen.at) == seen and seen.status not in ACTIVE:
+            return runs
     runs = replace(runs, jobs=bounded(runs.jobs, key, seen))
     if seen.submission_id:
         runs = _submission_seen(runs, seen, now)
@@ -332,11 +339,13 @@ def _appended(ids: tuple[str, ...], new: str) -> tuple[str, ...]:
 # --- ranks -----------------------------------------------------------------------------------------
 
 
-def _actor_seen(runs: Runs, seen: ActorSeen) -> Runs:
+def _actor_seen(runs: Runs, seen: ActorSeen, now: float) -> Runs:
+    known = runs.actors.get(seen.actor_id)
+    if known is not None:
+        seen = newest_actor(known, seen, now)
     owners = owners_of(runs, Entity("actor", seen.actor_id))
     if not owners and not _RANK_CLASS.search(seen.class_name):
         return runs
-    known = runs.actors.get(seen.actor_id)
     if known is None or (known.state, known.node_id) != (seen.state, seen.node_id):
         runs = replace(runs, actors=bounded(runs.actors, seen.actor_id, seen))
     for run_id in owners_of(runs, Entity("job", seen.job_id)):

@@ -107,7 +107,7 @@ def test_a_node_hosts_the_ranks_and_drivers_of_what_is_not_over():
         seen("n3", ip="10.0.0.9"),
         seen("n4", ip="10.0.0.9"),
     ]
-    nodes = learned({}, rows, "s")
+    nodes = learned({}, rows, "s", 1000.0)
 
     def hosted(runs):
         around = surroundings(nodes, (), runs, frozenset())
@@ -121,12 +121,12 @@ def test_a_node_hosts_the_ranks_and_drivers_of_what_is_not_over():
 def test_a_dead_node_is_forgotten_after_an_hour_and_of_too_many_the_oldest(monkeypatch):
     """What lives stays, unless nodes are without end."""
     dead = [seen(f"d{i}", "DEAD", ended_at=float(i)) for i in range(1, 5)]
-    nodes = learned({}, [seen("a"), *dead], "s")
+    nodes = learned({}, [seen("a"), *dead], "s", 1000.0)
     monkeypatch.setattr(nodeview, "MAX_DEAD", 3)
 
     assert list(forgotten(nodes, 10.0)) == ["a", "d2", "d3", "d4"]
     assert list(forgotten(nodes, 3.5 + nodeview.KEPT_S)) == ["a", "d4"]
-    few = learned({}, [seen("a"), *dead[1:]], "s")
+    few = learned({}, [seen("a"), *dead[1:]], "s", 1000.0)
     assert forgotten(few, 10.0) is few
     monkeypatch.setattr(nodeview, "MAX_NODES", 2)
     assert list(forgotten(nodes, 10.0)) == ["d3", "d4"]
@@ -134,9 +134,20 @@ def test_a_dead_node_is_forgotten_after_an_hour_and_of_too_many_the_oldest(monke
 
 def test_the_nodes_of_a_session_end_with_it():
     """Nobody lists them any more; those of the new one live, and one that had ended keeps its end."""
-    before = learned({}, [seen("old"), seen("dead", "DEAD", ended_at=7.0)], "s1")
-    after = learned(session_over(before, "s2", 200.0), [seen("new")], "s2")
+    before = learned({}, [seen("old"), seen("dead", "DEAD", ended_at=7.0)], "s1", 1000.0)
+    after = learned(session_over(before, "s2", 200.0), [seen("new")], "s2", 1000.0)
 
     assert {k: n.ended_at for k, n in after.items()} == {"old": 200.0, "dead": 7.0, "new": None}
     assert row(after["old"])["words"] == "dead, its session s1 is over"
     assert session_over(after, "s2", 300.0)["new"].ended_at is None
+
+
+def test_an_event_that_says_less_takes_nothing_away():
+    """Ray's pushed events name neither resources nor labels; one of before says nothing new."""
+    listed = seen("a", at=50.0, resources={"CPU": 4.0}, labels={"x": "y"}, started_at=1.0)
+    pushed = NodeSeen(60.0, "a", "", "", "DEAD", "gone", is_head=False, ended_at=60.0)
+    old = NodeSeen(40.0, "a", "", "", "ALIVE", "", is_head=False)
+    nodes = learned({}, [listed, pushed, old], "s", 1000.0)
+
+    assert (nodes["a"].seen.state, nodes["a"].ended_at) == ("DEAD", 60.0)
+    assert (nodes["a"].seen.resources, nodes["a"].seen.labels) == ({"CPU": 4.0}, {"x": "y"})

@@ -159,7 +159,9 @@ def shown(*incidents, runs=(RUN,), actions=(ACTION,), nodes=(NODE,), **more):
             health=lambda: (True, b"{}"),
             approve=answer,
             resume=answer,
+            events=answer,
             token="secret",
+            events_key="",
             hosts=frozenset({"127.0.0.1"}),
             open_reading=True,
         )

@@ -1,14 +1,15 @@
 """Who may read and write over HTTP."""
 
 import asyncio
+import io
 
 import aiohttp
 import pytest
 
-from raywatch.web import Api, WebError, ensure_token, make_app, port_of, serve
+from raywatch.web import MAX_EVENTS, Api, WebError, ensure_token, make_app, port_of, serve
 
 
-def api(*, token="secret", open_reading=False):
+def api(*, token="secret", open_reading=False, events=None, events_key="key"):
     """An API that shows nothing."""
 
     async def wait(_after, _seconds):
@@ -25,7 +26,9 @@ def api(*, token="secret", open_reading=False):
         health=lambda: (True, b"{}"),
         approve=answer,
         resume=answer,
+        events=events or answer,
         token=token,
+        events_key=events_key,
         hosts=frozenset({"127.0.0.1"}),
         open_reading=open_reading,
     )
@@ -61,6 +64,58 @@ def test_an_empty_token_lets_nobody_in():
     """Whatever is on the disk."""
     assert ask(api(token=""), "/metrics") == 401
     assert ask(api(token=""), "/metrics", Authorization="Bearer ") == 401
+
+
+def push(shown: Api, path: str, body: bytes = b"[]", **headers: str) -> int:
+    """POST to a real server; return the status."""
+
+    async def main() -> int:
+        runner = await serve(make_app(shown), "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{port_of(runner)}{path}"
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(url, data=io.BytesIO(body), headers=headers) as answer,
+            ):
+                return int(answer.status)
+        finally:
+            await runner.cleanup()
+
+    return asyncio.run(main())
+
+
+def test_ray_pushes_to_a_url_with_a_key():
+    """Its agents send no Authorization, and name this machine as their nodes know it; the key opens nothing else."""
+    taken: list[bytes] = []
+
+    async def events(body: bytes) -> tuple[int, dict[str, object]]:
+        taken.append(body)
+        return 200, {}
+
+    shown = api(events=events)
+    assert push(shown, "/api/v1/events/key", b"[1]", Host="10.0.0.1:9265") == 200
+    assert push(shown, "/api/v1/events", b"[2]", Authorization="Bearer secret") == 200
+    assert taken == [b"[1]", b"[2]"]
+    for path in ("/api/v1/events/kex", "/api/v1/events/", "/api/v1/events", "/api/v1/events/key/"):
+        assert push(shown, path) == 401
+    assert push(shown, "/api/v1/events", Authorization="Bearer key") == 401
+    assert push(shown, "/api/v1/actions/key/approve") == 401
+    assert ask(shown, "/api/v1/events/key") == 401
+    assert push(api(events=events, events_key=""), "/api/v1/events/") == 401
+    assert len(taken) == 2
+
+
+def test_a_batch_of_events_is_larger_than_other_bodies_and_bounded():
+    """A thousand events are some 2 MB."""
+    taken: list[int] = []
+
+    async def events(body: bytes) -> tuple[int, dict[str, object]]:
+        taken.append(len(body))
+        return 200, {}
+
+    assert push(api(events=events), "/api/v1/events/key", b" " * (1 << 21)) == 200
+    assert push(api(events=events), "/api/v1/events/key", b" " * (MAX_EVENTS + 1)) == 413
+    assert taken == [1 << 21]
 
 
 def test_the_token_is_made_once_and_private(tmp_path):
