@@ -58,7 +58,7 @@ class Cluster:
     def _enter(self, seen: SessionSeen, nodes: list[NodeSeen]) -> None:
         """The poller tells all rows anew after a session's first: what it told before is of the one before."""
         self._list(nodes)
-        if self.session and seen.session != self.session:
+        if seen.session != self.session:
             self.nodes = session_over(self.nodes, seen.session, seen.at)
         self.session = seen.session
 

@@ -106,8 +106,12 @@ def _end_of(seen: NodeSeen) -> float | None:
 
 
 def session_over(nodes: Mapping[str, Known], session: str, at: float) -> dict[str, Known]:
-    """Return the nodes once Ray is in another session: those of an earlier one are gone, and nobody lists them."""
-    return {k: n if n.session in ("", session) else _gone(n, at) for k, n in nodes.items()}
+    """Return the nodes once Ray is in this session: those of an earlier one are gone, and nobody lists them.
+
+    Those that were told before any session had a name are of this one.
+    """
+    named = {k: n if n.session else replace(n, session=session) for k, n in nodes.items()}
+    return {k: n if n.session == session else _gone(n, at) for k, n in named.items()}
 
 
 def _gone(node: Known, at: float) -> Known:
