@@ -60,6 +60,7 @@ WIRING = {
     "daemon",
     "following",
     "settling",
+    "sight",
     "scan",
     "trying",
     "explain",

@@ -2,8 +2,8 @@
 
 import json
 
-from raywatch.cluster import Cluster, blind_now, source_row, ups
-from raywatch.core.blindness import Standing
+from raywatch.cluster import DASHBOARD, Cluster, source_row
+from raywatch.core.blindness import Standing, blind
 from raywatch.core.runs import Runs
 from raywatch.observations import EndpointHealth, NodeSeen, SessionSeen
 from raywatch.shown import NodeTexts
@@ -16,29 +16,34 @@ def node(number, at=1.0, state="ALIVE"):
     return NodeSeen(at, f"n{number}", "10.0.0.1", "n", state, "", is_head=False)
 
 
+def answered(standings):
+    return {s.name: (s.works, s.answered_at) for s in standings}
+
+
 def logs(now):
     return Standing("logs", "up", "", now, 0.0, now)
 
 
 def test_each_source_is_there_from_the_start():
-    """As not asked yet; what is off is no source that is down; its row says when it last answered."""
+    """As not asked yet; what is off hides nothing; its row says when it last answered."""
     cluster = Cluster(("aws",), 100.0)
     names = ("logs", "version", "jobs", "nodes", "actors", "workers", "aws")
     begun = cluster.standings(logs(101.0), 101.0)
-    assert ups(begun) == {n: (n == "logs", 101.0 if n == "logs" else 0.0) for n in names}
-    assert blind_now(begun, 101.0) == ()
+    assert answered(begun) == {n: (n == "logs", 101.0 if n == "logs" else None) for n in names}
+    assert blind(begun, DASHBOARD, 101.0) == ()
 
     cluster.learn([EndpointHealth(102.0, n, "up") for n in names[1:]], 102.0)
     cluster.learn([EndpointHealth(102.0, "train", "off", "x")], 102.0)
     cluster.learn([EndpointHealth(110.0, "jobs", "refused", "y")], 110.0)
     found = cluster.standings(logs(112.0), 112.0)
 
-    assert ups(found) == {
+    assert answered(found) == {
         **dict.fromkeys(names, (True, 102.0)),
         "logs": (True, 112.0),
         "jobs": (False, 102.0),
+        "train": (False, None),
     }
-    assert [b["sources"] for b in blind_now(found, 112.0)] == [["jobs"]]
+    assert [b["sources"] for b in blind(found, DASHBOARD, 112.0)] == [["jobs"]]
     assert source_row(found[2]) == {
         "source": "jobs",
         "up": 0,
