@@ -58,9 +58,9 @@ class Cluster:
     def _enter(self, seen: SessionSeen, nodes: list[NodeSeen]) -> None:
         """The poller tells all rows anew after a session's first: what it told before is of the one before."""
         self._list(nodes)
-        if seen.session != self.session:
+        if seen.session not in ("", self.session):  # '' is an answer that names none
             self.nodes = session_over(self.nodes, seen.session, seen.at)
-        self.session = seen.session
+            self.session = seen.session
 
     def _list(self, nodes: list[NodeSeen]) -> None:
         if nodes:

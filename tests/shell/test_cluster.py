@@ -62,7 +62,7 @@ def test_nodes_end_with_their_session_and_those_of_the_new_one_live():
     cluster = Cluster((), 0.0)
     cluster.learn([node(1), SessionSeen(2.0, "2.60.0", "s1"), node(2)], 2.0)
     assert {k: n.ended_at for k, n in cluster.nodes.items()} == {"n1": None, "n2": None}
-    cluster.learn([node(3)], 9.0)
+    cluster.learn([SessionSeen(8.0, "2.60.0", ""), node(3)], 9.0)  # an answer that names none
     cluster.learn([SessionSeen(10.0, "2.60.0", "s2"), node(3, 10.0)], 10.0)
 
     ended = {k: (n.session, n.ended_at) for k, n in cluster.nodes.items()}
