@@ -58,10 +58,10 @@ class Guarded(FakeRay):
         return await made.get(path, self._nothing)(request)
 
 
-def examined(ray, *, environ=None, session=SESSION, submits=False, home="/nonexistent"):
+def examined(url, *, environ=None, session=SESSION, submits=False, home="/nonexistent"):
     """Verdict and fact of each check by its name; nobody's token is at home."""
     env = {"RAY_AUTH_TOKEN_PATH": "", **(environ or {})}
-    found = dashboard_checks(Config(dashboard=ray), env, session, submits=submits)
+    found = dashboard_checks(Config(dashboard=f"{url}/"), env, session, submits=submits)
     assert not any(SECRET in c.fact + c.do for c in found)
     return {c.name: (c.verdict, c.fact, c.do) for c in found}
 
@@ -104,6 +104,10 @@ def test_a_dashboard_that_is_not_there_is_one_failure(monkeypatch):
         hangs = examined(f"http://127.0.0.1:{mute.getsockname()[1]}")
         took = time.monotonic() - began
 
+    with Guarded() as ray:
+        secure = examined(ray.url.replace("http:", "https:"))["dashboard"]
+
+    assert (secure[0], "SSL" in secure[1]) == ("fail", True)
     assert refused["dashboard"][:2] == ("fail", "http://127.0.0.1:9: Connection refused")
     assert list(hangs) == ["dashboard"]
     assert hangs["dashboard"][1].endswith("it accepts and does not answer within 0.5 s")
