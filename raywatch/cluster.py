@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from raywatch.collect.dashboard import ENDPOINTS, TRAIN
-from raywatch.core.blindness import BlindJson, Standing, aged, blind, heard, unasked
+from raywatch.core.blindness import Standing, aged, heard, unasked
 from raywatch.core.nodeview import Known, forgotten, learned, session_over
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
@@ -72,9 +72,9 @@ class Cluster:
     def _enter(self, seen: SessionSeen, nodes: list[NodeSeen], now: float) -> None:
         """The poller tells all rows anew after a session's first: what it told before is of the one before."""
         self._list(nodes, now)
-        if self.session and seen.session != self.session:
+        if seen.session not in ("", self.session):  # '' is an answer that names none
             self.nodes = session_over(self.nodes, seen.session, seen.at)
-        self.session = seen.session
+            self.session = seen.session
 
     def documents(self) -> Iterator[Document]:
         """Yield what changed since the last call."""
@@ -99,11 +99,6 @@ class Cluster:
         return {}
 
 
-def blind_now(sources: Iterable[Standing], now: float) -> tuple[BlindJson, ...]:
-    """Say what is not seen."""
-    return blind(sources, DASHBOARD, now)
-
-
 def source_row(standing: Standing) -> dict[str, str | int | None]:
     """Show how a source stands: `last_at` is when it was asked, `answered_at` when it last answered well."""
     return {
@@ -115,8 +110,3 @@ def source_row(standing: Standing) -> dict[str, str | int | None]:
         "answered_at": rfc3339(standing.answered_at),
         "since": rfc3339(standing.since),
     }
-
-
-def ups(sources: Iterable[Standing]) -> dict[str, tuple[bool, float]]:
-    """Return which sources answer and when they last did; one that is switched off is not down."""
-    return {s.name: (s.works, s.answered_at or 0.0) for s in sources if s.state != "off"}

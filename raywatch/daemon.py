@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import tzinfo
 from itertools import chain
 from pathlib import Path
@@ -18,11 +18,10 @@ from queue import SimpleQueue
 
 from raywatch import __version__
 from raywatch.asking import Desk
-from raywatch.cluster import Cluster, blind_now, source_row, ups
+from raywatch.cluster import Cluster
 from raywatch.collect.hints import Hints
 from raywatch.collect.resting import Cursor
 from raywatch.config import Config
-from raywatch.core.blindness import BlindJson
 from raywatch.core.incidents import State, correlate_all, expire, note
 from raywatch.core.runs import Runs
 from raywatch.core.view import drain_json, incident_json, unknown_json
@@ -39,7 +38,8 @@ from raywatch.pace import Pace
 from raywatch.reloading import Reloading
 from raywatch.resuming import Look, Resuming
 from raywatch.service import Service
-from raywatch.shown import NodeTexts, Publisher, Written
+from raywatch.shown import Publisher, Written
+from raywatch.sight import Sight
 from raywatch.store import Commit, CursorRow, Store, StoreWriteError
 
 log = logging.getLogger("raywatch.daemon")
@@ -85,7 +85,7 @@ class Daemon:
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
         self._cluster = Cluster(docs, config.clouds, time.time())
-        self._blind: tuple[BlindJson, ...] = ()
+        self._sight = Sight(self._logs, self._cluster)
         self._swept_at = self._turned_at = self._committed_at = 0.0
         self._pace = Pace()
         self._show_at = 0.0
@@ -93,8 +93,8 @@ class Daemon:
         self._write_error = ""
         self._opened: list[str] = []  # to be said once it is shown
         self._groups = {c.id: c.group for c in classes.values()}
-        self._work_text, self._node_texts = Written(), NodeTexts()
-        self.shown = Publisher(classes, self._metrics({}), time.time())
+        self._work_text = Written()
+        self.shown = Publisher(classes, self._metrics(), time.time())
         self._publish(0.0)
 
     def close(self) -> None:
@@ -334,18 +334,14 @@ class Daemon:
     def _publish(self, now: float) -> None:
         began = time.perf_counter()
         store = {"error": self._write_error or None, "rebuilt": self._store.rebuilt}
-        standings = self._cluster.standings(self._logs.standing(now), now)
-        rows = [source_row(s) for s in standings]
-        rows[0] |= self._logs.row()
-        self._blind = blind_now(standings, now)
-        few = json.dumps({"sources": rows, "blind": self._blind, "store": store})
+        seen = self._sight.shown(now, self.state, self._resuming.runs)
         self.shown.publish(
             now,
             self._logs.name,
             incidents=self.state.incidents,
             runs=self._resuming.runs,
-            rest=f'{few[:-1]}, "nodes": {self._nodes()}, {self._work()[1:]}'.encode(),
-            view=self._metrics(ups(standings)),
+            rest=f'{{{seen}, "store": {json.dumps(store)}, {self._work()[1:]}'.encode(),
+            view=self._metrics(),
         )
         if self.service is not None:
             self.service.publish()
@@ -370,12 +366,7 @@ class Daemon:
         made_of += self._cluster.made_of() + self._noticing.made_of()
         return self._work_text.of(made_of, rows)
 
-    def _nodes(self) -> str:
-        known, runs = self._cluster.nodes, self._resuming.runs
-        state, read = self.state, self._logs.nodes()
-        return self._node_texts.of(known, state.drains, state.incidents, runs, read)
-
-    def _metrics(self, sources: Mapping[str, tuple[bool, float]]) -> MetricsView:
+    def _metrics(self) -> MetricsView:
         open_now = Counter(i.class_id for i in self.state.incidents if i.state == "open")
         return MetricsView(
             version=__version__,
@@ -389,7 +380,7 @@ class Daemon:
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),
             polling=self._logs.is_polling(),
-            sources=sources,
+            sources=self._sight.ups(),
             ticks=tuple(self._pace.ticks),
             tick_seconds=self._pace.tick_seconds,
             store_writable=not self._write_error,
@@ -404,7 +395,7 @@ class Daemon:
         facts = {
             "version": __version__,
             **self._logs.health(),
-            "blind": self._blind,
+            "blind": self._sight.blind,
             "loop": "stands still" if still else "ok",
             "store": self._write_error or "ok",
             "store_rebuilt": self._store.rebuilt,

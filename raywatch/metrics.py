@@ -227,7 +227,7 @@ def _of_files(view: MetricsView) -> Iterator[Metric]:
     )
     last = GaugeMetricFamily(
         "raywatch_source_last_observation_timestamp_seconds",
-        "When a source last said something.",
+        "When a source last answered; logs: when they could last be looked into, also while nothing is written.",
         labels=["source"],
     )
     for source, (works, at) in sorted(view.sources.items()):

@@ -7,11 +7,13 @@ import threading
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
 from aiohttp import web
 
 NODE = "5192188689939d714f03f25b506336457eb397612cf02e85b009ae7f"
 JOB_ID = "05000000"
+_Fake = TypeVar("_Fake", bound="FakeRay")
 
 
 def _state(*rows):
@@ -43,7 +45,7 @@ class FakeRay:
         self._ready, self._ended = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> FakeRay:  # noqa: PYI034 - typing.Self is 3.11
+    def __enter__(self: _Fake) -> _Fake:  # noqa: PYI019 - typing.Self is 3.11
         self._thread.start()
         assert self._ready.wait(10)
         return self

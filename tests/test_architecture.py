@@ -61,6 +61,7 @@ WIRING = {
     "daemon",
     "following",
     "settling",
+    "sight",
     "scan",
     "trying",
     "explain",

@@ -205,10 +205,10 @@ class DashboardPoller:
 
     def _enter(self, session: str) -> None:
         """Forget what an earlier session said: rows of the new one that came before its name are told again."""
-        if self._session not in ("", session):
+        if session and self._session not in ("", session):
             self._bodies, self._rows = {}, {}
             self._asked = dict.fromkeys(self._asked, NEVER) | {"version": self._steady()}
-        self._session = session
+        self._session = session or self._session
 
 
 def _verdict(

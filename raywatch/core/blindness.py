@@ -112,6 +112,22 @@ def blind(
     return tuple({**r, "words": f"{r['words']}; {left}"} if left else r for r in rows)
 
 
+def apart(words: str) -> tuple[BlindJson, ...]:
+    """Say that logs and dashboard speak of two clusters, where `words` do."""
+    if not words:
+        return ()
+    both: BlindJson = {
+        "sources": [LOGS, "dashboard"],
+        "state": "apart",
+        "since": None,
+        "answered_at": None,
+        "detail": "",
+        "words": f"{words}; what you see is of both",
+        "spoils": list(VIEWS),
+    }
+    return (both,)
+
+
 def _begins(standing: Standing, now: float) -> bool:
     return standing.state == "unknown" and now - standing.since < START_S
 

@@ -15,7 +15,7 @@ from raywatch.observations import NodeSeen
 
 KEPT_S = 3600.0  # that a node is shown after its end
 MAX_DEAD, MAX_NODES = 1000, 10_000
-NEAR_S = 120.0  # a node's end and an incident that names it are one story
+NEAR_S = 300.0  # a node's end and an incident that names it are one story; a cloud gives notice two minutes ahead
 _OVER = frozenset(["failed", "stopped", "finished"])
 _ACCELERATOR = "accelerator_type:"  # Ray's own resource
 # Who names what: Ray itself, Karpenter, EKS and GKE; Kubernetes for the instance.
@@ -115,8 +115,12 @@ def _end_of(seen: NodeSeen) -> float | None:
 
 
 def session_over(nodes: Mapping[str, Known], session: str, at: float) -> dict[str, Known]:
-    """Return the nodes once Ray is in another session: those of an earlier one are gone, and nobody lists them."""
-    return {k: n if n.session in ("", session) else _gone(n, at) for k, n in nodes.items()}
+    """Return the nodes once Ray is in this session: those of an earlier one are gone, and nobody lists them.
+
+    Those that were told before any session had a name are of this one.
+    """
+    named = {k: n if n.session else replace(n, session=session) for k, n in nodes.items()}
+    return {k: n if n.session == session else _gone(n, at) for k, n in named.items()}
 
 
 def _gone(node: Known, at: float) -> Known:
@@ -172,12 +176,12 @@ def _incidents_by_node(incidents: Iterable[Incident]) -> dict[str, list[Incident
 
 
 def _end_incident(node: Known, told: Sequence[Incident]) -> str:
-    """Return the incident that a node's end belongs to: the newest about the node itself, else one of that moment."""
+    """Return the incident of that time that a node's end belongs to: the newest about the node itself, else any."""
     if node.ended_at is None:
         return ""
     end, own = node.ended_at, node.seen.node_id
-    about = [i for i in told if i.subject.kind == "node" and own in (i.subject.id, i.subject.node)]
     near = [i for i in told if i.first_at - NEAR_S <= end <= i.last_at + NEAR_S]
+    about = [i for i in near if i.subject.kind == "node" and own in (i.subject.id, i.subject.node)]
     return max(about or near, key=lambda i: i.first_at).id if about or near else ""
 
 

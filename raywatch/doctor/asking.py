@@ -54,11 +54,15 @@ async def ask(
             return Reply(answer.status, "", found or b"", _ahead(date, (began + time.time()) / 2))
     except asyncio.TimeoutError:
         return Reply(0, f"it accepts and does not answer within {WAIT_S:g} s")
-    except aiohttp.ClientConnectorError as error:
-        number = error.os_error.errno  # its text names every address that was tried
-        return Reply(0, os.strerror(number) if number and number > 0 else str(error))
     except (aiohttp.ClientError, ValueError) as error:
-        return Reply(0, f"{type(error).__name__}: {error}")
+        return Reply(0, _why(error))
+
+
+def _why(error: Exception) -> str:
+    number = error.errno if isinstance(error, aiohttp.ClientConnectorError) else None
+    if number and number > 0 and not isinstance(error, aiohttp.ClientSSLError):
+        return os.strerror(number)  # the error's own text names every address that was tried
+    return f"{type(error).__name__}: {error}"
 
 
 def asker() -> aiohttp.ClientSession:

@@ -123,7 +123,11 @@ async def _runs(config: Config, environ: Mapping[str, str]) -> Sequence[Run]:
     async with asker() as http:
         known, jobs = await asyncio.gather(
             ask(http, f"{daemon_url(config)}/api/v1/runs", _bearer(ours)),
-            ask(http, f"{config.dashboard}/api/jobs/", _bearer(token.value if token else "")),
+            ask(
+                http,
+                f"{config.dashboard.rstrip('/')}/api/jobs/",
+                _bearer(token.value if token else ""),
+            ),
         )
     return _joined(known, jobs)
 

@@ -44,7 +44,7 @@ def dashboard_checks(
     config: Config, environ: Mapping[str, str], session: str, *, submits: bool
 ) -> list[Check]:
     """Ask each API once. `session`: whose logs are read; `submits`: a hook submits jobs."""
-    return asyncio.run(_all(config.dashboard, environ, session, submits=submits))
+    return asyncio.run(_all(config.dashboard.rstrip("/"), environ, session, submits=submits))
 
 
 async def _all(url: str, environ: Mapping[str, str], session: str, *, submits: bool) -> list[Check]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from raywatch.archive import members
 from raywatch.collect.raylogs import describe
 from raywatch.core.runs import Runs, note
-from raywatch.model import Chunk, FileId
+from raywatch.model import Chunk, Fact, FileId
 from raywatch.pipeline import Engine, examine
 
 CASES = Path(__file__).parent.parent / "cases"
@@ -24,7 +24,7 @@ def _whole(stream) -> bytes:
 
 def facts_of(case: str, engine: Engine):
     """Return the facts of a case, oldest first."""
-    found = []
+    found: list[Fact] = []
     for path, stream in members(str(CASES / f"{case}.tar.xz")):
         source = describe(path)
         data = _whole(stream)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raywatch.core.blindness import STALE_S, Standing, aged, blind, heard, spell, unasked
+from raywatch.core.blindness import STALE_S, Standing, aged, apart, blind, heard, spell, unasked
 from raywatch.observations import EndpointHealth
 
 DASHBOARD = ("version", "jobs", "nodes", "train")
@@ -124,3 +124,11 @@ def test_a_span_is_said_in_its_largest_unit():
         "2 h",
         "2 d",
     ]
+
+
+def test_two_sessions_are_not_one_sight():
+    """Logs of one and a dashboard of another; one and the same is nothing to say."""
+    (row,) = apart("the logs and the dashboard are of two sessions: a, b")
+    assert row["words"].endswith("two sessions: a, b; what you see is of both")
+    assert row["spoils"] == ["incidents", "runs", "nodes", "actions", "capacity"]
+    assert apart("") == ()

@@ -79,18 +79,20 @@ def test_a_node_drains_until_it_is_dead():
 
 
 def test_the_end_of_a_node_belongs_to_the_incident_about_it():
-    """The newest about the node itself, else one of that moment; of the others none. A living node has no end."""
-    node = Known(seen("n1", "DEAD"), "s", 150.0)
-    own = about("own", "n1", 151.0, kind="node", subject="n1")
-    older = about("older", "n1", 20.0, kind="node", subject="n1")
-    near = about("near", "n1", 60.0)
-    far = replace(about("far", "n1", 1000.0), state="resolved")
-    other = about("other", "n2", 150.0)
+    """The newest of that time about the node itself, else any; of the others none. A living node has no end."""
+    node = Known(seen("n1", "DEAD"), "s", 1000.0)
+    own = about("own", "n1", 1001.0, kind="node", subject="n1")
+    notice = about("notice", "n1", 880.0, kind="node", subject="n1")
+    ancient = about("ancient", "n1", 20.0, kind="node", subject="n1")
+    near, later = about("near", "n1", 900.0), about("later", "n1", 1010.0)
+    over = replace(about("over", "n1", 5000.0), state="resolved")
+    other = about("other", "n2", 1000.0)
 
-    everything = row(node, incidents=[older, own, near, far, other])
-    assert (everything["incident"], everything["incidents"]) == ("own", ["older", "own", "near"])
-    assert row(node, incidents=[near, far])["incident"] == "near"
-    assert row(node, incidents=[far, other])["incident"] == ""
+    everything = row(node, incidents=[ancient, notice, own, near, later, over, other])
+    assert everything["incident"] == "own"
+    assert everything["incidents"] == ["ancient", "notice", "own", "near", "later"]
+    assert row(node, incidents=[near, over])["incident"] == "near"
+    assert row(node, incidents=[ancient, over, other])["incident"] == ""
     assert row(Known(seen("n1"), "s"), incidents=[own])["incident"] == ""
 
 

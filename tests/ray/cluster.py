@@ -175,6 +175,8 @@ class Cluster:
         """Call the dashboard; return the JSON. Raises OSError where it is not there or says no."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
+        if token := self.environ.get("RAY_AUTH_TOKEN"):
+            headers["Authorization"] = f"Bearer {token}"
         request = urllib.request.Request(
             self.dashboard + path, data, headers, method=method or ("POST" if data else "GET")
         )

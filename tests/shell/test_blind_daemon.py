@@ -89,6 +89,21 @@ def test_a_dashboard_that_goes_is_said_in_every_view(tmp_path: Path) -> None:
     assert ages["logs"] > gone_at  # quiet logs are seen
 
 
+def test_a_dashboard_of_another_session_is_said(tmp_path: Path) -> None:
+    """What is shown is of both."""
+    make_session(tmp_path)
+    with FakeRay() as ray:
+        ray.session = "session_2026-11-25_00-00-00_000001_1"
+        daemon = DaemonProcess(tmp_path, tmp_path / "state", environ=pointed_at(tmp_path, ray.url))
+        try:
+            until(lambda: healthz(daemon)[1]["blind"], 20, "it is said")
+            told = view(daemon, "nodes")[1]
+        finally:
+            daemon.kill()
+
+    assert told.startswith("raywatch: the logs and the dashboard are of two sessions: session_")
+
+
 def test_what_never_answered_is_a_source_from_the_start(tmp_path: Path) -> None:
     """At 0, so that an alert sees it; without logs it is not healthy."""
     environ = pointed_at(tmp_path, "http://127.0.0.1:9")

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import pytest
 
 from raywatch.client import ClientError, chosen, make_client, run_names
 from raywatch.core.lineage import Runs
-from raywatch.core.runview import RunJson, run_json
+from raywatch.core.runview import CheckpointJson, RunJson, run_json
 from raywatch.model import Rank, Run
 from raywatch.web import Api, make_app, port_of, serve
 
@@ -55,7 +55,13 @@ def incident(number, **more):
     return row | more
 
 
-CHECKPOINT = {"path": "/s/exp/c9", "step": 9, "whole": True, "checked": "snapshot", "at": AT}
+CHECKPOINT: CheckpointJson = {
+    "path": "/s/exp/c9",
+    "step": 9,
+    "whole": True,
+    "checked": "snapshot",
+    "at": AT,
+}
 RUN: RunJson = {
     **run_json(
         Run(
@@ -286,7 +292,7 @@ def test_text_of_others_never_drives_the_terminal():
         explains=[{"class": HOSTILE, "count": 2}],
     )
     run = RUN | {"id": HOSTILE, "name": HOSTILE, "storage_path": HOSTILE, "submissions": [HOSTILE]}
-    run |= {"checkpoint": CHECKPOINT | {"path": HOSTILE}, "checkpoint_problem": HOSTILE}
+    run |= {"checkpoint": {**CHECKPOINT, "path": HOSTILE}, "checkpoint_problem": HOSTILE}
     run |= {"level_reason": HOSTILE, "owner": HOSTILE}
     done = ACTION | {"run": HOSTILE, "run_name": HOSTILE, "detail": HOSTILE, "output": HOSTILE}
     hosted = {"id": HOSTILE, "name": HOSTILE, "ranks": [], "driver": True}
@@ -332,9 +338,17 @@ def test_a_run_is_named_by_its_id_its_name_its_job_or_the_beginning_of_one():
 def test_nodes_are_a_table_what_goes_first():
     """With what is left of a deadline, the incident that an end belongs to, and what each hosts."""
     ahead = datetime.now(timezone.utc) + timedelta(seconds=100)
-    goes = {"id": "ee" * 28, "state": "draining", "words": "draining, PREEMPTION: aws: terminate"}
+    goes: dict[str, object] = {
+        "id": "ee" * 28,
+        "state": "draining",
+        "words": "draining, PREEMPTION: aws: terminate",
+    }
     goes |= {"deadline_at": ahead.isoformat()}
-    ended = {"id": "aa" * 28, "state": "dead", "words": "dead, Unexpected termination: x"}
+    ended: dict[str, object] = {
+        "id": "aa" * 28,
+        "state": "dead",
+        "words": "dead, Unexpected termination: x",
+    }
     ended |= {"ended_at": AT, "incident": "iaa1", "incidents": [], "runs": [], "accelerator": ""}
     with shown(nodes=[NODE, NODE | ended, NODE | goes]) as url:
         code, out, err = raywatch(url, "nodes")
@@ -412,7 +426,7 @@ def test_of_several_actions_the_one_that_awaits_approval_is_meant():
 def test_an_empty_name_names_nothing():
     """Not everything, and not the only one that awaits approval."""
     with pytest.raises(ClientError, match="no run"):
-        chosen([cast("RunJson", RUN)], "", run_names, "run")
+        chosen([RUN], "", run_names, "run")
     with shown(actions=[ACTION | {"state": "awaiting_approval"}]) as url:
         assert raywatch(url, "approve", "")[0::2] == (
             2,

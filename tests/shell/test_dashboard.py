@@ -154,6 +154,35 @@ def test_only_what_changed_is_told():
     )
 
 
+def test_a_new_session_is_told_from_its_first_row():
+    """Also what was told a moment before its name was known: nobody can say to which it belonged."""
+    dashboard = Dashboard()
+
+    async def changed(poller, session):
+        dashboard.session, dashboard.now = "t", dashboard.now + 20
+        first = await poller.poll(session)
+        return first + await poller.poll(session)
+
+    _, seen, later = play(dashboard, [poll, changed, poll])
+    kinds = [type(o).__name__ for o in seen if not isinstance(o, EndpointHealth)]
+
+    assert kinds == ["SessionSeen", "JobSeen", "NodeSeen"]
+    assert later == []
+
+
+def test_a_try_that_fails_says_when_it_last_answered():
+    """So that an age is of what was seen."""
+    dashboard = Dashboard()
+
+    async def fails(poller, session):
+        dashboard.status, dashboard.now = 500, dashboard.now + 20
+        return await poller.poll(session)
+
+    before, after = play(dashboard, [poll, fails])
+    assert {o.answered_at for o in before if isinstance(o, EndpointHealth)} == {1000.0}
+    assert {(o.at, o.answered_at) for o in after} == {(1020.0, 1000.0)}
+
+
 @pytest.mark.parametrize(
     ("status", "name"), [(401, "unauthorized"), (403, "forbidden"), (429, "error"), (500, "error")]
 )

@@ -145,3 +145,42 @@ def test_a_folder_that_comes_late_is_watched_once_it_is_there(tmp_path):
         assert read_bytes(following) == 4
     finally:
         following.close()
+
+
+def test_logs_that_go_are_a_source_that_does_not_answer(following, tmp_path):
+    """Since then, with the time at which they were last there; quiet ones are seen."""
+    assert following.standing(5.0).detail == "not looked for yet"
+    settle(following, 10.0)
+    following.sweep(12.0)
+    quiet = following.standing(13.0)
+    moved = logs(tmp_path).rename(tmp_path / "away")
+    for now in (14.0, 16.0):
+        following.sweep(now)
+    gone = following.standing(17.0)
+    moved.rename(logs(tmp_path))
+    following.sweep(18.0)
+    back = following.standing(19.0)
+
+    assert (quiet.state, quiet.since, quiet.answered_at) == ("up", 10.0, 12.0)
+    assert (gone.state, gone.since, gone.answered_at) == ("error", 14.0, 12.0)
+    assert gone.detail == f"{logs(tmp_path)}: is gone"
+    assert (back.state, back.since, back.answered_at) == ("up", 18.0, 18.0)
+
+
+def test_all_raylets_that_log_into_a_folder_are_nodes_whose_logs_are_read(following, tmp_path):
+    """Once each has named itself; who asks gets the same object while nothing changed."""
+    first, second = "ab" * 28, "cd" * 28
+    raylet, other = logs(tmp_path) / "raylet.out", logs(tmp_path) / "raylet.1.out"
+    raylet.write_text(f"Setting node ID node_id={first}\n")
+    settle(following, 10.0)
+    one = following.nodes()
+    other.write_text("it starts\n")
+    settle(following, 12.0)
+    unnamed = following.nodes()
+    other.write_text(f"Setting node ID node_id={second}\n")
+    both = following.nodes()
+
+    assert one == {first}
+    assert unnamed == {first, ""}
+    assert both == {first, second}
+    assert following.nodes() is both

@@ -208,6 +208,7 @@ def test_a_notice_is_a_drain_in_the_snapshot_and_a_source_that_is_up(tmp_path, m
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 120))
             clouds.put("spot/instance-action", {"action": "terminate", "time": stamp})
             until(lambda: snapshot()["drains"], 15, "the notice is shown")
+            (going,) = snapshot()["nodes"]
             daemon.kill()
             daemon = DaemonProcess(tmp_path, tmp_path / "state")
             until(lambda: b'source_up{source="aws"} 1.0' in daemon.get("/metrics")[1], 15, "asked")
@@ -218,5 +219,7 @@ def test_a_notice_is_a_drain_in_the_snapshot_and_a_source_that_is_up(tmp_path, m
             daemon.kill()
 
     assert (drain["node_id"], drain["message"]) == (NODE, "aws: terminate")
+    assert (going["state"], going["deadline_at"]) == ("draining", stamp.replace("Z", ".000Z"))
+    assert going["words"] == "draining, PREEMPTION: aws: terminate"
     assert samples(metrics, "raywatch_preemption_notices_total")[("aws",)] == 1.0
     assert 'raywatch_findings_total{class="preemption_notice"' in metrics

@@ -1,0 +1,41 @@
+"""What is seen of the cluster and by which sources, as the snapshot and the metrics show it."""
+
+from __future__ import annotations
+
+import json
+
+from raywatch.cluster import DASHBOARD, Cluster, source_row
+from raywatch.core.blindness import BlindJson, Standing, apart, blind
+from raywatch.core.incidents import State
+from raywatch.core.runs import Runs
+from raywatch.following import Following, two_sessions
+from raywatch.shown import NodeTexts
+
+
+class Sight:
+    """Owned by the first thread; `blind` may be read from any."""
+
+    def __init__(self, logs: Following, cluster: Cluster) -> None:
+        self._logs, self._cluster = logs, cluster
+        self._standings: list[Standing] = []
+        self._texts = NodeTexts()
+        self.blind: tuple[BlindJson, ...] = ()
+
+    def shown(self, now: float, state: State, runs: Runs) -> str:
+        """Return sources, what is not seen, and nodes, as members of a JSON object."""
+        self._standings = self._cluster.standings(self._logs.standing(now), now)
+        rows = [source_row(s) for s in self._standings]
+        rows[0] |= self._logs.row()
+        two = two_sessions(self._logs.name or "", self._cluster.session)
+        self.blind = (*apart(two), *blind(self._standings, DASHBOARD, now))
+        nodes = self._texts.of(
+            self._cluster.nodes, state.drains, state.incidents, runs, self._logs.nodes()
+        )
+        told = json.dumps({"sources": rows, "blind": self.blind})
+        return f'{told[1:-1]}, "nodes": {nodes}'
+
+    def ups(self) -> dict[str, tuple[bool, float]]:
+        """Return which sources answer and when they last did; one that is switched off is not down."""
+        return {
+            s.name: (s.works, s.answered_at or 0.0) for s in self._standings if s.state != "off"
+        }
