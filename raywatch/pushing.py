@@ -106,8 +106,8 @@ class Told:
             return None
         self._known[event.id] = None
         self._written.append(Document(KIND, event.id, json.dumps({"at": rfc3339(now)})))
-        for old in list(self._known)[:-KEEP]:
-            del self._known[old]
+        while len(self._known) > KEEP:
+            del self._known[old := next(iter(self._known))]
             self._written.append(Document(KIND, old, None))
         return said if now - event.at <= LATE_S else None
 

@@ -261,6 +261,13 @@ def test_depth_is_no_danger():
 
     assert load(deep.encode()) is None
     assert read(events) == []
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    bare = {
+        "nodeLifecycleEvent": {"nodeId": "i4z1", "x": nested}
+    }  # its id is a digest of all of it
+    assert read([bare, *BATCHES["camel"][-1]["events"]]) != []
 
 
 def test_the_environment_names_where_and_what():

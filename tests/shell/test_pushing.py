@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 import urllib.error
 import urllib.request
@@ -10,11 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raywatch.asking import OK, UNAVAILABLE, Answer
+import pytest
+
+from raywatch.asking import OK, UNAVAILABLE, Answer, Desk, Keep, Request
 from raywatch.collect.events import events_key
 from raywatch.model import Fact, Finding
 from raywatch.observations import EndpointHealth, EventSeen
 from raywatch.pushing import ANSWER_S, KEEP, LATE_S, MAX_WAITING, Receiver, Told
+from raywatch.resuming import Resuming
 from raywatch.store import Store
 from tests.daemons import DaemonProcess, make_session, until
 
@@ -57,6 +61,18 @@ def test_nothing_is_answered_before_it_is_on_the_disk():
 
     assert asyncio.run(main()).status == OK
     assert first.sources() == [("ray_events", "up")]
+
+
+@pytest.mark.parametrize(("write_error", "status"), [("", OK), ("disk full", UNAVAILABLE)])
+def test_only_a_disk_that_cannot_be_written_refuses_what_came(write_error, status):
+    """A daemon that still reads the history, or sees no session, decides nothing yet; it can hear."""
+    told: list[Answer] = []
+    desk = Desk(Resuming((), {}, {}, started_at=0.0))
+
+    assert desk.take([Request(Keep(), told.append, math.inf)], (), NOW, "closed") == []
+    assert told == []
+    desk.reply(write_error)
+    assert [a.status for a in told] == [status]
 
 
 def test_what_tells_nothing_is_not_the_first_thread_s_affair():
