@@ -40,7 +40,7 @@ def judge(event: EventSeen) -> Finding | Fact | None:
     return _finding(event, meaning) if meaning is not None else None
 
 
-def _of_node(event: EventSeen) -> _Meaning:
+def _of_node(event: EventSeen) -> _Meaning | None:
     why = {"reason_message": event.message} if event.message else {}
     planned = event.reason in ("EXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
     if planned or (event.reason == "AUTOSCALER_DRAIN_PREEMPTED" and PLANNED in event.message):
@@ -50,6 +50,8 @@ def _of_node(event: EventSeen) -> _Meaning:
     agent = _AGENT.match(event.message)
     if agent:
         return _Meaning("raylet_crash", Trust.RAY, {"agent": agent[1]})
+    if event.reason != "UNEXPECTED_TERMINATION":
+        return None
     # Ray says so of every unexpected end: it names the node, not the cause, and a raylet that crashed outranks it.
     return _Meaning("node_lost", Trust.PROCESS, why)
 
