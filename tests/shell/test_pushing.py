@@ -115,6 +115,16 @@ def test_what_is_no_array_is_refused_and_shown():
     assert first.sources() == [("ray_events", "error")]
 
 
+def test_a_batch_that_is_too_long_is_said():
+    """Ray would send it for ever, and nothing after it."""
+    first = First()
+
+    assert asyncio.run(first.receiver.take(None)).status == 413
+    (health,) = first.seen
+    assert isinstance(health, EndpointHealth)
+    assert (health.state, "MAX_EVENT_SEND_BATCH_SIZE" in health.detail) == ("error", True)
+
+
 def test_an_event_means_something_once():
     """Ray sends a batch again when its answer was lost, also to the daemon's next life."""
     told = Told({})
