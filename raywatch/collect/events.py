@@ -162,7 +162,7 @@ class EventReader:
                 state=state,
                 message=": ".join(filter(None, (_DEATHS.get(reason, ""), message))),
                 is_head=known.is_head or "node:__internal_head__" in _table(step, "resources"),
-                ended_at=at if state == "DEAD" else None,
+                ended_at=_ms(at) if state == "DEAD" else None,
             )
             told = EventSeen(f"{event.id}/{number}", at, "node_draining", node)
             seen.append(known)
@@ -258,8 +258,8 @@ class EventReader:
             # As the dashboard has it: of a driver that ended Ray knows no more than that.
             status = {"CREATED": "RUNNING", "FINISHED": "SUCCEEDED"}.get(_text(step, "state"))
             if known and status:
-                ended = at if status == "SUCCEEDED" else None
-                begun = known.started_at or (None if ended else at)
+                ended = _ms(at) if status == "SUCCEEDED" else None
+                begun = known.started_at or (None if ended else _ms(at))
                 known = replace(known, at=at, status=status, started_at=begun, ended_at=ended)
                 seen.append(known)
         if known:
@@ -285,8 +285,8 @@ class EventReader:
                     status=status,
                     message=_text(step, "message"),
                     error_type=_text(step, "error_type"),
-                    started_at=known.started_at or at,
-                    ended_at=at if ended else None,
+                    started_at=known.started_at or _ms(at),
+                    ended_at=_ms(at) if ended else None,
                     driver_node_id=_maybe(step, "driver_node_id", NODE) or known.driver_node_id,
                     driver_exit_code=_number(step, "driver_exit_code") if ended else None,
                 )
@@ -412,6 +412,11 @@ def _time(value: object, now: float, *, default: float) -> float:
     whole = datetime.fromisoformat(match[1]).replace(tzinfo=timezone.utc).timestamp()
     at = whole + float(f"0.{match[2] or 0}")
     return min(at if at > 0 else default, now)
+
+
+def _ms(at: float) -> float:
+    """Return it as the dashboard has it: in whole milliseconds."""
+    return int(at * 1000) / 1000
 
 
 def _keep(known: dict[str, _Kept], key: str, value: _Kept) -> None:
