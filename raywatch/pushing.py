@@ -25,7 +25,8 @@ log = logging.getLogger("raywatch.events")
 SOURCE = "ray_events"
 KIND: Literal["event"] = "event"
 KEEP = 4096  # events that were told
-BAD_REQUEST = 400
+BAD_REQUEST, TOO_LARGE = 400, 413
+BATCH_SIZE = "RAY_DASHBOARD_AGGREGATOR_AGENT_MAX_EVENT_SEND_BATCH_SIZE"
 ANSWER_S = 2.5  # Ray waits 3 s for an answer
 MAX_WAITING = 4  # batches that the first thread has not taken: then Ray is to come again
 HEALTH_EVERY_S = 1.0
@@ -50,8 +51,12 @@ class Receiver:
         """Say that nothing came yet."""
         self._emit([self._said])
 
-    async def take(self, body: bytes) -> Answer:
-        """Take one batch; the answer is that of the POST."""
+    async def take(self, body: bytes | None) -> Answer:
+        """Take one batch, None where it is too long to be read; the answer is that of the POST."""
+        if body is None:  # Ray sends it for ever, and nothing after it
+            detail = f"a batch is too long: set {BATCH_SIZE} lower than 1000"
+            self._emit(self._health(self._clock(), "error", detail))
+            return Answer(TOO_LARGE, {"error": detail})
         if self._waiting >= MAX_WAITING:
             return Answer(UNAVAILABLE, {"error": "the daemon is behind: send it again"})
         now, found = self._clock(), load(body)
@@ -106,8 +111,8 @@ class Told:
             return None
         self._known[event.id] = None
         self._written.append(Document(KIND, event.id, json.dumps({"at": rfc3339(now)})))
-        for old in list(self._known)[:-KEEP]:
-            del self._known[old]
+        while len(self._known) > KEEP:
+            del self._known[old := next(iter(self._known))]
             self._written.append(Document(KIND, old, None))
         return said if now - event.at <= LATE_S else None
 

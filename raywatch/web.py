@@ -42,7 +42,7 @@ class Api:
     `snapshot(after)` is the JSON of a snapshot newer than `after`, or None; `changes(after)` that of the incidents
     which changed since; `wait(after, seconds)` sleeps until there is a newer one. `open_reading`: GET needs no token (a loopback address).
     `approve(key)` and `resume(run, dry_run)` answer once it was decided and is on the disk, `events(body)` once what Ray
-    pushed is. `events_key`: a path that ends with it needs no other proof, and is good for nothing else.
+    pushed is (None: longer than MAX_EVENTS). `events_key`: a path that ends with it needs no other proof, and is good for nothing else.
     """
 
     snapshot: Callable[[int], bytes | None]
@@ -52,7 +52,7 @@ class Api:
     health: Callable[[], tuple[bool, bytes]]
     approve: Callable[[str], Answer]
     resume: Callable[[str, bool], Answer]
-    events: Callable[[bytes], Answer]
+    events: Callable[[bytes | None], Answer]
     token: str
     events_key: str
     hosts: frozenset[str]
@@ -300,9 +300,9 @@ async def _resume(api: Api, request: web.Request) -> web.Response:
 
 async def _events(api: Api, request: web.Request) -> web.Response:
     try:
-        pushed = await request.clone(client_max_size=MAX_EVENTS).read()
+        pushed: bytes | None = await request.clone(client_max_size=MAX_EVENTS).read()
     except web.HTTPRequestEntityTooLarge:
-        return _error(413, f"a batch of events may have {MAX_EVENTS} bytes")
+        pushed = None
     status, body = await api.events(pushed)
     return web.json_response(body, status=status)
 

@@ -4,10 +4,11 @@ Keys are camelCase, or as in the protobuf files with `..._PRESERVE_PROTO_FIELD_N
 out. The events that Ray writes to files are other ones, and read otherwise:
 
 - `logs/events/*.log` are tailed and matched by signatures as every log is (component `event`).
-- `logs/export_events/*.log` are not read at all. They repeat line by line what the logs beside them say (node removed,
-  worker exit, job status) and what the dashboard answers, without a word that is in neither; they are off unless
-  `RAY_enable_export_api_write=1` is set, Ray calls them internal, and with `RAY_enable_ray_event=1` the ones of nodes,
-  actors and drivers stay empty. A task's failure is in EXPORT_TASK alone, but that is the exception that the driver prints.
+- `logs/export_events/*.log` are not read at all. By their schema they repeat what the logs beside them say (a node's
+  death reason, a job's status and message) and what the dashboard answers (actors, Ray Train's runs and attempts); they
+  are off unless `RAY_enable_export_api_write=1` is set, Ray calls them internal, and with `RAY_enable_ray_event=1` those
+  of nodes, actors and drivers stay empty. Only EXPORT_TASK says more, of each task that failed: the exception that its
+  driver prints.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ MAX_TRANSITIONS = 64  # of one event: the newest ones
 ID_LIMIT = 64
 NODE, WORKER, ACTOR, JOB = 28, 28, 16, 4  # bytes of Ray's ids
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z", re.ASCII)
-_TYPES = (
+_TYPES = (  # not those of tasks: they are many, and nobody reads them here
     *("DRIVER_JOB_DEFINITION_EVENT", "DRIVER_JOB_LIFECYCLE_EVENT"),
     *("SUBMISSION_JOB_DEFINITION_EVENT", "SUBMISSION_JOB_LIFECYCLE_EVENT"),
     *("ACTOR_DEFINITION_EVENT", "ACTOR_LIFECYCLE_EVENT"),
     *("NODE_DEFINITION_EVENT", "NODE_LIFECYCLE_EVENT"),
     *("WORKER_DEFINITION_EVENT", "WORKER_LIFECYCLE_EVENT"),
 )
-# The words of Ray's State API for the same: ray.util.state.common.
+# The words of Ray's State API for the same: ray.dashboard.utils.compose_state_message.
 _DEATHS = {
     "EXPECTED_TERMINATION": "Expected termination",
     "UNEXPECTED_TERMINATION": "Unexpected termination",
@@ -75,9 +76,7 @@ def export_environment(url: str, token: str) -> dict[str, str]:
     return {
         "RAY_enable_ray_event": "1",
         f"{agent}_EVENTS_EXPORT_ADDR": f"{url.rstrip('/')}{PATH}/{events_key(token)}",
-        f"{agent}_EXPOSABLE_EVENT_TYPES": ",".join(
-            _TYPES
-        ),  # tasks are many, and nobody reads them here
+        f"{agent}_EXPOSABLE_EVENT_TYPES": ",".join(_TYPES),
     }
 
 
@@ -163,7 +162,7 @@ class EventReader:
                 state=state,
                 message=": ".join(filter(None, (_DEATHS.get(reason, ""), message))),
                 is_head=known.is_head or "node:__internal_head__" in _table(step, "resources"),
-                ended_at=at if state == "DEAD" else None,
+                ended_at=_ms(at) if state == "DEAD" else None,
             )
             told = EventSeen(f"{event.id}/{number}", at, "node_draining", node)
             seen.append(known)
@@ -259,8 +258,8 @@ class EventReader:
             # As the dashboard has it: of a driver that ended Ray knows no more than that.
             status = {"CREATED": "RUNNING", "FINISHED": "SUCCEEDED"}.get(_text(step, "state"))
             if known and status:
-                ended = at if status == "SUCCEEDED" else None
-                begun = known.started_at or (None if ended else at)
+                ended = _ms(at) if status == "SUCCEEDED" else None
+                begun = known.started_at or (None if ended else _ms(at))
                 known = replace(known, at=at, status=status, started_at=begun, ended_at=ended)
                 seen.append(known)
         if known:
@@ -286,8 +285,8 @@ class EventReader:
                     status=status,
                     message=_text(step, "message"),
                     error_type=_text(step, "error_type"),
-                    started_at=known.started_at or at,
-                    ended_at=at if ended else None,
+                    started_at=known.started_at or _ms(at),
+                    ended_at=_ms(at) if ended else None,
                     driver_node_id=_maybe(step, "driver_node_id", NODE) or known.driver_node_id,
                     driver_exit_code=_number(step, "driver_exit_code") if ended else None,
                 )
@@ -413,6 +412,11 @@ def _time(value: object, now: float, *, default: float) -> float:
     whole = datetime.fromisoformat(match[1]).replace(tzinfo=timezone.utc).timestamp()
     at = whole + float(f"0.{match[2] or 0}")
     return min(at if at > 0 else default, now)
+
+
+def _ms(at: float) -> float:
+    """Return it as the dashboard has it: in whole milliseconds."""
+    return int(at * 1000) / 1000
 
 
 def _keep(known: dict[str, _Kept], key: str, value: _Kept) -> None:

@@ -15,9 +15,7 @@ from raywatch.core.drains import PLANNED
 from raywatch.model import Entity, Evidence, Fact, Finding, Subject, Trust
 from raywatch.observations import EventSeen
 
-_DRIVER = re.compile(
-    r"[0-9a-f]{8}f{40,48}\Z"
-)  # a driver has a worker id too; its end is its own affair
+_DRIVER = re.compile(r"[0-9a-f]{8}f{40,48}\Z")  # it has a worker id too; its end is its own affair
 _EXIT_CODE = re.compile(r"Worker exits with an exit code ([1-9]\d*)")
 # Told to go: Ray does so itself where a job or an owner has ended, and calls it an error if the signal comes first.
 _TOLD_TO_GO = "The process receives a SIGTERM"
@@ -40,13 +38,15 @@ def judge(event: EventSeen) -> Finding | Fact | None:
     return _finding(event, meaning) if meaning is not None else None
 
 
-def _of_node(event: EventSeen) -> _Meaning:
+def _of_node(event: EventSeen) -> _Meaning | None:
     why = {"reason_message": event.message} if event.message else {}
     planned = event.reason in ("EXPECTED_TERMINATION", "AUTOSCALER_DRAIN_IDLE")
     if planned or (event.reason == "AUTOSCALER_DRAIN_PREEMPTED" and PLANNED in event.message):
         return _Meaning("node_terminated_expected", Trust.RAY, why)
     if event.reason == "AUTOSCALER_DRAIN_PREEMPTED":
         return _Meaning("spot_preemption", Trust.NOTICE, why)
+    if event.reason != "UNEXPECTED_TERMINATION":
+        return None
     agent = _AGENT.match(event.message)
     if agent:
         return _Meaning("raylet_crash", Trust.RAY, {"agent": agent[1]})

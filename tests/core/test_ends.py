@@ -106,6 +106,7 @@ def test_an_event_means_what_the_log_s_line_means(event):
     "event",
     [
         replace(EXIT, reason="INTENDED_USER_EXIT", message="Worker exits by an user request."),
+        replace(DEAD, reason="UNSPECIFIED", message="Ray does not say"),
         replace(EXIT, reason="SYSTEM_ERROR", message=EXITS, worker_id="01000000" + "f" * 48),
         replace(
             EXIT,
@@ -116,7 +117,7 @@ def test_an_event_means_what_the_log_s_line_means(event):
     ids=lambda e: e.message[:40],
 )
 def test_what_is_no_failure_in_the_log_is_none_as_an_event(event):
-    """A goodbye, a driver's end, a worker that Ray itself told to go."""
+    """A goodbye, an end without a reason, a driver's, a worker that Ray itself told to go."""
     assert logged(line_of(event))[0] == []
     assert judge(event) is None
 

@@ -226,3 +226,42 @@ def test_nothing_of_it_is_left(data, form):
 
 def _ours():
     return [o for o in gc.get_objects() if str(type(o).__module__).startswith("raywatch")]
+
+
+CPP_EVENT = (
+    b'{"custom_fields":{"ip":"10.77.0.3","node_id":"5192188689939d714f03f25b506336457eb397612cf02e85b009ae7f"},'
+    b'"event_id":"6f85e9ca6004e20c2bbdc1a13a50feafb6d2","host_name":"vm","label":"RAY_NODE_REMOVED","message":'
+    b'"The node with node id: 5192 has been marked dead. This can happen when a \\t(1) raylet crashes \\\\n\\t(2)",'
+    b'"pid":"10","severity":"ERROR","source_type":"GCS","timestamp":1795417743}\n'
+)
+PYTHON_EVENT = (
+    b'{"event_id": "4c1BAE3AE3A6b2Fe60f7CD83f56CB6bb8614", "source_type": "JOBS", "source_hostname": "vm", '
+    b'"source_pid": 321, "severity": "ERROR", "message": "Completed a ray job exit3 with a status FAILED.\\nWhy", '
+    b'"timestamp": "1795418346", "custom_fields": {"submission_id": "exit3"}, "label": ""}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "at", "named", "text"),
+    [
+        (
+            CPP_EVENT,
+            1795417743.0,
+            {
+                "node_id": "5192188689939d714f03f25b506336457eb397612cf02e85b009ae7f",
+                "ip": "10.77.0.3",
+            },
+            "raylet crashes \n\t(2)",
+        ),
+        (PYTHON_EVENT, 1795418346.0, {"submission_id": "exit3"}, "FAILED.\nWhy"),
+    ],
+    ids=["C++", "Python"],
+)
+def test_an_event_of_either_writer_is_dated_and_names_whom_it_is_about(line, at, named, text):
+    """Numbers or texts as times, line breaks as themselves or as two characters; the writer's own pid is nobody's."""
+    record = record_at(line, b"event_id", "event", "event")
+
+    assert (record.at, record.level) == (at, "ERROR")
+    assert named.items() <= record.fields.items()
+    assert "pid" not in record.fields
+    assert text in record.text

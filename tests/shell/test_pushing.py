@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 import urllib.error
 import urllib.request
@@ -10,11 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raywatch.asking import OK, UNAVAILABLE, Answer
+import pytest
+
+from raywatch.asking import OK, UNAVAILABLE, Answer, Desk, Keep, Request
 from raywatch.collect.events import events_key
 from raywatch.model import Fact, Finding
 from raywatch.observations import EndpointHealth, EventSeen
 from raywatch.pushing import ANSWER_S, KEEP, LATE_S, MAX_WAITING, Receiver, Told
+from raywatch.resuming import Resuming
 from raywatch.store import Store
 from tests.daemons import DaemonProcess, make_session, until
 
@@ -59,6 +63,18 @@ def test_nothing_is_answered_before_it_is_on_the_disk():
     assert first.sources() == [("ray_events", "up")]
 
 
+@pytest.mark.parametrize(("write_error", "status"), [("", OK), ("disk full", UNAVAILABLE)])
+def test_only_a_disk_that_cannot_be_written_refuses_what_came(write_error, status):
+    """A daemon that still reads the history, or sees no session, decides nothing yet; it can hear."""
+    told: list[Answer] = []
+    desk = Desk(Resuming((), {}, {}, started_at=0.0))
+
+    assert desk.take([Request(Keep(), told.append, math.inf)], (), NOW, "closed") == []
+    assert told == []
+    desk.reply(write_error)
+    assert [a.status for a in told] == [status]
+
+
 def test_what_tells_nothing_is_not_the_first_thread_s_affair():
     """Events of tasks come by the thousand."""
     first = First()
@@ -97,6 +113,16 @@ def test_what_is_no_array_is_refused_and_shown():
         status, said = asyncio.run(first.receiver.take(wrong))
         assert (status, said) == (400, {"error": "the body must be a JSON array of Ray's events"})
     assert first.sources() == [("ray_events", "error")]
+
+
+def test_a_batch_that_is_too_long_is_said():
+    """Ray would send it for ever, and nothing after it."""
+    first = First()
+
+    assert asyncio.run(first.receiver.take(None)).status == 413
+    (health,) = first.seen
+    assert isinstance(health, EndpointHealth)
+    assert (health.state, "MAX_EVENT_SEND_BATCH_SIZE" in health.detail) == ("error", True)
 
 
 def test_an_event_means_something_once():

@@ -107,15 +107,15 @@ def test_ray_pushes_to_a_url_with_a_key():
 
 def test_a_batch_of_events_is_larger_than_other_bodies_and_bounded():
     """A thousand events are some 2 MB."""
-    taken: list[int] = []
+    taken: list[int | None] = []
 
-    async def events(body: bytes) -> tuple[int, dict[str, object]]:
-        taken.append(len(body))
-        return 200, {}
+    async def events(body: bytes | None) -> tuple[int, dict[str, object]]:
+        taken.append(None if body is None else len(body))
+        return (413 if body is None else 200), {}
 
     assert push(api(events=events), "/api/v1/events/key", b" " * (1 << 21)) == 200
     assert push(api(events=events), "/api/v1/events/key", b" " * (MAX_EVENTS + 1)) == 413
-    assert taken == [1 << 21]
+    assert taken == [1 << 21, None]
 
 
 def test_the_token_is_made_once_and_private(tmp_path):
