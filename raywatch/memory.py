@@ -26,6 +26,7 @@ Kind = Literal[
     "action",
     "start",
     "notice",
+    "pod",
 ]
 _INCIDENT = TypeAdapter(Incident)
 _DRAIN = TypeAdapter(Drain)

@@ -140,5 +140,6 @@ def _told(heard: _Heard, node: str) -> Told:
         "reason": "PREEMPTION",
         "message": f"{notice.provider}: {notice.what}",
         "deadline_ms": str(deadline),
+        "by": notice.provider,
     }
     return Told(notice, finding, Fact("drain", heard.at, evidence, said, finding.entities))

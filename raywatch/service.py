@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from raywatch.asking import UNAVAILABLE, Answer, Approve, Request, Resume, Want
 from raywatch.collect.cloud import CloudPoller, boot_id
 from raywatch.collect.dashboard import DashboardPoller
+from raywatch.collect.kubernetes import KubernetesPoller
 from raywatch.collect.rayauth import Token, TokenError, find_token
 from raywatch.config import Config
 from raywatch.inbox import Inbox, Item
@@ -53,6 +54,13 @@ class Shown(Protocol):
         """Look into the inbox now."""
 
 
+class Poller(Protocol):
+    """What asks others, until it is cancelled."""
+
+    def run(self) -> Coroutine[object, object, None]:
+        """Ask until cancelled."""
+
+
 class Service(threading.Thread):
     """Serves HTTP, asks Ray, runs hooks, reads checkpoints. Its methods may be called from any thread."""
 
@@ -74,6 +82,10 @@ class Service(threading.Thread):
         self._clouds = CloudPoller(
             config.clouds, self._observed, clock=time.time, boot=boot_id(), poll_s=CLOUD_S
         )
+        self._pollers: list[Poller] = [self._poller, self._clouds]
+        if config.kubernetes is not None:
+            watched = KubernetesPoller(config.kubernetes, self._observed, clock=time.time)
+            self._pollers.append(watched)
         self.started = threading.Event()
         self.error: RaywatchError | None = None
         self.port = 0
@@ -213,7 +225,7 @@ class Service(threading.Thread):
             self.started.set()
             return
         self.port = port_of(runner)
-        pollers = [self._loop.create_task(p.run()) for p in (self._poller, self._clouds)]
+        pollers = [self._loop.create_task(p.run()) for p in self._pollers]
         self.started.set()
         await self._ended.wait()
         for poller in pollers:

@@ -65,6 +65,7 @@ WIRING = {
     "onray",
     "resuming",
     "noticing",
+    "pods",
     "cluster",
     "inbox",
     "asking",

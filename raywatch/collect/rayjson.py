@@ -155,6 +155,7 @@ def _node(row: Row, at: float) -> NodeSeen:
         message=_text(row, "state_message"),
         is_head=row.get("is_head_node") is True,
         ended_at=_time(row, "end_time_ms"),
+        started_at=_time(row, "start_time_ms"),
     )
 
 

@@ -16,11 +16,14 @@ _REFUSED = "14"  # gRPC UNAVAILABLE: nobody listens where the raylet was
 def drains_with(drains: Mapping[str, Drain], fact: Fact) -> Mapping[str, Drain]:
     """Return the drains after a `drain` fact; one that names no node or is old changes nothing."""
     node = fact.fields.get("node_id", "")
-    known = drains.get(node)
-    if not node or (known is not None and fact.at < known.at - SAME_S):
+    if not node:
         return drains
-    new = _drain(fact)
-    if known is not None and abs(new.at - known.at) <= SAME_S:
+    known, new = drains.get(node), _drain(fact)
+    if known is None or _knows_better(new, known):
+        return {**drains, node: new}
+    if _knows_better(known, new) or fact.at < known.at - SAME_S:
+        return drains
+    if abs(new.at - known.at) <= SAME_S:
         new = replace(
             known,
             reason=new.reason or known.reason,
@@ -32,6 +35,7 @@ def drains_with(drains: Mapping[str, Drain], fact: Fact) -> Mapping[str, Drain]:
 
 def _drain(fact: Fact) -> Drain:
     deadline = fact.fields.get("deadline_ms", "")
+    told = {} if fact.evidence.signature else fact.fields  # a log line does not choose the class
     return Drain(
         node_id=fact.fields["node_id"],
         reason=fact.fields.get("reason", ""),
@@ -39,7 +43,20 @@ def _drain(fact: Fact) -> Drain:
         deadline_at=int(deadline) / 1000 if deadline.isdigit() and deadline != "0" else None,
         at=fact.at,
         evidence=fact.evidence,
+        by=told.get("by", "ray"),
+        class_id=told.get("class_id", "spot_preemption"),
     )
+
+
+def _knows_better(one: Drain, other: Drain) -> bool:
+    """Say whether who told one knows why the other was told: SIGTERM and eviction are how a node is taken."""
+    by_cloud = one.by not in ("ray", "kubernetes")
+    return (one.by != "ray" and _is_own(other)) or (by_cloud and other.by == "kubernetes")
+
+
+def _is_own(drain: Drain) -> bool:
+    """Say whether the node drains itself because it got SIGTERM: it does not know why."""
+    return _PLANNED in drain.message
 
 
 def taken(drains: Mapping[str, Drain], finding: Finding) -> Finding:
@@ -48,13 +65,13 @@ def taken(drains: Mapping[str, Drain], finding: Finding) -> Finding:
     So is one where nobody listens any more: Ray needs 14 seconds and more to declare it dead.
     """
     drain = drains.get(finding.subject.node)
-    if drain is None or "PREEMPTION" not in drain.reason or _PLANNED in drain.message:
+    if drain is None or "PREEMPTION" not in drain.reason or _is_own(drain):
         return finding
     if not _ends(finding) or finding.at + 2 < drain.at:
         return finding
     return replace(
         finding,
-        class_id="spot_preemption",
+        class_id=drain.class_id,
         trust=Trust.NOTICE,
         confidence=max(finding.confidence, 0.9),
         fields={**finding.fields, "reason_message": drain.message},

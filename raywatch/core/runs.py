@@ -25,6 +25,7 @@ from raywatch.core.lineage import (
     owners_of,
     put,
     restored,
+    retried_by_kuberay,
     same_storage,
     settled,
     storage_key,
@@ -47,6 +48,8 @@ from raywatch.model import Checkpoint, CheckpointProblem, Entity, Fact, Run, Run
 from raywatch.observations import (
     ActorSeen,
     JobSeen,
+    KubeRayListed,
+    KubeRaySeen,
     NodeSeen,
     Observation,
     SessionSeen,
@@ -119,6 +122,12 @@ def observe(runs: Runs, seen: Observation, now: float) -> Runs:
             runs = replace(runs, nodes=bounded(runs.nodes, seen.node_id, seen))
         case SessionSeen():
             runs = enter_session(runs, seen.session)
+        case KubeRaySeen():
+            job = frozenset([seen.submission_id]) - {""}
+            others = runs.kuberay - job
+            runs = retried_by_kuberay(runs, others | job if seen.retried else others)
+        case KubeRayListed():
+            runs = retried_by_kuberay(runs, seen.retried)
     return runs
 
 
