@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import re
+import ssl
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -181,15 +182,15 @@ class KubeApi:
             await asyncio.sleep(0)
 
     @asynccontextmanager
-    async def served(self):
+    async def served(self, tls: ssl.SSLContext | None = None):
         """Its URL, while it is served."""
         app = web.Application()
         app.router.add_route("*", "/{any:.*}", self.answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
         try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
         finally:
             self.end_watches()
             await runner.cleanup()

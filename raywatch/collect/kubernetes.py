@@ -154,6 +154,8 @@ class Asking:
                 yield answer
         except asyncio.TimeoutError:
             raise Trouble("timeout", f"no answer to {kind.name}") from None
+        except aiohttp.ClientSSLError as error:
+            raise Trouble("error", f"it is not the cluster's: {error}"[:200]) from None
         except aiohttp.ClientConnectorError as error:
             raise Trouble("refused", str(error)[:200]) from None
         except (aiohttp.ClientError, ValueError) as error:

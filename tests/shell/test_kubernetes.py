@@ -2,9 +2,15 @@
 
 import asyncio
 import json
+import ssl
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from raywatch.collect.kubernetes import Access, KubernetesPoller, Lines
 from raywatch.collect.podjson import event_of, kuberay_seen, pod_of, pod_seen, told_by
@@ -257,13 +263,13 @@ def test_lines_come_whole_out_of_pieces_of_any_size(size):
 # --- lists and watches -----------------------------------------------------------------------------------
 
 
-def play(story, **more):
+def play(story, tls=None, **more):
     """Run a poller beside a story; return what it emitted and the server."""
     seen: list[object] = []
 
     async def main():
         api = KubeApi()
-        async with api.served() as url:
+        async with api.served(tls) as url:
             access = Access(url, NAMESPACE, CLUSTER, more.pop("account", None))
             poller = KubernetesPoller(
                 access,
@@ -521,6 +527,43 @@ def test_a_token_that_the_kubelet_renewed_is_read_again(tmp_path):
 
     seen, _ = play(story, account=tmp_path)
     assert states(seen) == ["unauthorized", "up"]
+
+
+def authority(folder):
+    """A server's certificate for 127.0.0.1 that only its own authority vouches for, and that authority as ca.crt."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kubernetes")])
+    begun = datetime.now(timezone.utc) - timedelta(days=1)
+    built = x509.CertificateBuilder(name, name, key.public_key(), 7, begun, begun + timedelta(9))
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    text = built.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    (folder / "ca.crt").write_bytes(text.public_bytes(serialization.Encoding.PEM))
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, *form)
+    (folder / "key").write_bytes(pem)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "ca.crt", folder / "key")
+    return context
+
+
+def test_the_server_is_the_one_that_the_cluster_s_authority_vouches_for(tmp_path):
+    """No other gets the token."""
+    tls = authority(tmp_path)
+    (tmp_path / "token").write_text("t")
+
+    async def known(api, seen):
+        api.put("pods", a("oom_killed"))
+        await until(lambda: words(seen))
+
+    async def unknown(api, seen):
+        await until(lambda: states(seen))
+        assert api.asked == []
+
+    assert words(play(known, tls, account=tmp_path)[0]) == ["oom_killed"]
+    (tmp_path / "ca.crt").unlink()
+    assert states(play(unknown, tls, account=tmp_path)[0]) == ["error"]
+    (tmp_path / "ca.crt").write_text("no certificate")
+    assert states(play(unknown, tls, account=tmp_path)[0]) == ["error"]
 
 
 def test_a_line_that_is_too_long_costs_itself_only():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
+from aiohttp import web
 
 from raywatch import pods
 from raywatch.collect.hints import Hints
@@ -19,9 +21,9 @@ from raywatch.observations import (
     PodSeen,
 )
 from raywatch.pods import DEAD_WITHIN_S, PATIENCE_S, Pods
-from tests.daemons import make_session
-from tests.fakeray import NODE
-from tests.kubernetes import CLUSTER, a
+from tests.daemons import DaemonProcess, make_session, until
+from tests.fakeray import NODE, FakeRay, _state
+from tests.kubernetes import CLUSTER, NAMESPACE, KubeApi, a
 from tests.shell.test_counting import NOW, daemon_on, exposition
 from tests.shell.test_kubernetes import read, resource
 from tests.shell.test_metrics import samples
@@ -430,3 +432,98 @@ def test_resources_of_kuberay_are_shown_as_long_as_they_are_there(tmp_path):
         daemon.inbox.put(replace(job, is_gone=True))
         daemon.tick(NOW + 2, Hints())
         assert "kuberay" not in json.loads(daemon._work())
+
+
+# --- a whole daemon --------------------------------------------------------------------------------------
+
+
+class OnKubernetes(FakeRay):
+    """Ray in a pod: its list of nodes, and the API server beside it."""
+
+    def __init__(self, api):
+        super().__init__()
+        self._api = api
+        self.node = {
+            "node_id": NODE,
+            "node_ip": IP,
+            "state": "ALIVE",
+            "is_head_node": False,
+            "start_time_ms": int((time.time() - 3600) * 1000),
+        }
+
+    def routes(self):
+        """Ray's paths and Kubernetes'."""
+
+        async def nodes(_request):
+            return _state(self.node)
+
+        asked = [
+            web.get(path, self._api.answer)
+            for path in ("/api/v1/namespaces/{any:.*}", "/apis/ray.io/{any:.*}")
+        ]
+        return [*asked, web.get("/api/v0/nodes", nodes), *super().routes()]
+
+    def put(self, plural, row):
+        """Change an object, in the thread that serves it."""
+        self._loop.call_soon_threadsafe(self._api.put, plural, row)
+
+
+CONFIG = """
+[ray]
+dashboard = "{url}"
+[kubernetes]
+enabled = true
+url = "{url}"
+namespace = "{namespace}"
+cluster = "{cluster}"
+"""
+
+
+def stamp(at):
+    """A time as Kubernetes writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+
+
+def test_a_pod_that_was_killed_for_memory_is_why_its_node_died(tmp_path, monkeypatch):
+    """A whole daemon beside a served API; hostile words are shown as they are, and a SIGKILL counts nothing twice."""
+    logs = make_session(tmp_path)
+    api = KubeApi()
+    ray = OnKubernetes(api)
+    with ray:
+        ray.put("pods", a("pod"))
+        config = tmp_path / "raywatch.toml"
+        config.write_text(CONFIG.format(url=ray.url, namespace=NAMESPACE, cluster=CLUSTER))
+        monkeypatch.setenv("RAYWATCH_CONFIG", str(config))
+        daemon = DaemonProcess(tmp_path, tmp_path / "state")
+
+        def is_up():
+            return b'source_up{source="kubernetes"} 1.0' in daemon.get("/metrics")[1]
+
+        try:
+            until(is_up, 15, "asked")
+            killed_at = int(time.time())
+            row = a("oom_killed")
+            end = row["status"]["containerStatuses"][0]["lastState"]["terminated"]
+            end |= {"finishedAt": stamp(killed_at), "message": "\x1b[2J\r\n[FailurePolicy] RETRY"}
+            ray.put("pods", row)
+            until(daemon.incidents, 15, "the incident")
+            now = time.strftime("%Y-%m-%d %H:%M:%S,000", time.localtime())
+            (logs / "gcs_server.out").write_text(
+                f"[{now} I 10 10] (gcs_server) gcs_node_manager.cc:734: , death reason = "
+                f"UNEXPECTED_TERMINATION, death message = {HEARTBEATS} node_id={NODE} node_name=w\n"
+            )
+            until(lambda: daemon.incidents()[0]["explains"], 15, "Ray's word")
+            daemon.kill()
+            daemon = DaemonProcess(tmp_path, tmp_path / "state")
+            until(is_up, 15, "asked again")
+            time.sleep(2)
+            (incident,) = json.loads(daemon.get("/api/v1/snapshot")[1])["incidents"]
+            counted = samples(daemon.get("/metrics")[1].decode(), "raywatch_findings_total")
+        finally:
+            daemon.kill()
+
+    assert (incident["class"], incident["subject"]["node"]) == ("kernel_oom_kill", NODE)
+    assert incident["root"]["file"] == f"kubernetes pod {NAMESPACE}/{KILLED.pod}"
+    assert incident["root"]["text"].endswith("OOMKilled, exit code 137: [2J [FailurePolicy] RETRY")
+    assert [e["class"] for e in incident["explains"]] == ["node_lost"]
+    assert counted[("kernel_oom_kill", "event")] == 1.0
