@@ -33,7 +33,7 @@ class Cluster:
     def __init__(self, docs: Mapping[str, Mapping[str, str]], kube_cluster: str = "") -> None:
         """Go on from stored documents. `kube_cluster`: the RayCluster that Kubernetes is asked about."""
         self._endpoints: dict[str, EndpointHealth] = {}
-        self._pods = Pods(docs, kube_cluster)
+        self._pods, self._kube_cluster = Pods(docs, kube_cluster), kube_cluster
         self._kuberay: Mapping[str, KubeRaySeen] = {}
         self.session = ""  # the one that the dashboard says it is of
 
@@ -52,7 +52,8 @@ class Cluster:
                 case KubeRaySeen():
                     self._pods.resource(item, now)
                     rest = {k: r for k, r in self._kuberay.items() if k != item.uid}
-                    self._kuberay = rest if item.is_gone else {**rest, item.uid: item}
+                    is_other = item.cluster not in ("", self._kube_cluster or item.cluster)
+                    self._kuberay = rest if item.is_gone or is_other else {**rest, item.uid: item}
                 case _:
                     pass
         told = self._pods.tell(now)

@@ -26,6 +26,7 @@ else:
 DASHBOARD = "http://127.0.0.1:8265"
 LISTEN = "127.0.0.1:9265"
 IN_CLUSTER = "https://kubernetes.default.svc"
+HEAD_GROUP = "headgroup"  # KubeRay's name for it, in RAY_NODE_TYPE_NAME
 MAX_S = 1e9  # also keeps nan and inf out
 STORE = "~/.local/state/raywatch/raywatch.db"
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -228,7 +229,8 @@ class _Reader:
         host = f"[{host}]" if ":" in host else host
         default = f"https://{host}:{port or 443}" if host else IN_CLUSTER
         url = self._url(found, "kubernetes", "url", default).rstrip("/")
-        if enabled is False or (enabled == "auto" and not has_token):
+        is_worker = self.env.get("RAY_NODE_TYPE_NAME", HEAD_GROUP) != HEAD_GROUP
+        if enabled is False or (enabled == "auto" and (is_worker or not has_token)):
             return None
         if not has_token and url == default:
             what = f"enabled, but {account}/token is not there; name a url, like `kubectl proxy`'s"
@@ -242,7 +244,13 @@ class _Reader:
             if known[key] and not _LABEL.fullmatch(known[key]):
                 raise self.fail(f"{key} {known[key]!r} is no name in Kubernetes", "kubernetes", key)
         trusted = has_token and url.startswith("https://")  # `kubectl proxy` has a token of its own
-        return Access(url, known["namespace"], known["cluster"], account if trusted else None)
+        return Access(
+            url=url,
+            namespace=known["namespace"],
+            cluster=known["cluster"],
+            account=account if trusted else None,
+            is_asked_for=enabled is True,
+        )
 
     def _rule(self, row: object, number: int) -> ResumeRule:
         if not isinstance(row, dict):

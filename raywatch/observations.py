@@ -197,6 +197,7 @@ class KubeRaySeen:
     state: str
     reason: str
     message: str
+    cluster: str = ""  # the RayCluster that it is or runs on
     submission_id: str = ""
     retried: bool = False
     failed_at: float | None = None

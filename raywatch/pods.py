@@ -96,8 +96,8 @@ class Pods:
             self._waiting.setdefault(seen.key, (seen, now))
 
     def resource(self, seen: KubeRaySeen, now: float) -> None:
-        """Take in a resource of KubeRay; one that failed is told once."""
-        if seen.failed_at is None:
+        """Take in a resource of KubeRay; one of the own cluster that failed is told once."""
+        if seen.failed_at is None or not seen.cluster or seen.cluster != self._cluster:
             return
         when = "failed" if seen.kind == "RayJob" else rfc3339(seen.failed_at)
         key = f"{seen.uid} {seen.submission_id or when}"

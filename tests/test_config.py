@@ -74,15 +74,24 @@ def test_kubernetes_is_watched_where_a_service_account_is_mounted(tmp_path):
     (folder / "token").write_text("t")
     (folder / "namespace").write_text("team\n")
     default = "https://kubernetes.default.svc"
-    assert load(tmp_path, said).kubernetes == Access(default, "team", "", folder)
+    assert load(tmp_path, said).kubernetes == Access(
+        default, "team", "", folder, is_asked_for=False
+    )
     env = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
     env |= {"RAY_CLUSTER_NAME": "llm", "RAY_CLUSTER_NAMESPACE": "ml"}
     path = tmp_path / "raywatch.toml"
     path.write_text(said)
     found = load_config(path, env, CLASSES).kubernetes
-    assert found == Access("https://[fd00::1]:6443", "ml", "llm", folder)
+    assert found == Access("https://[fd00::1]:6443", "ml", "llm", folder, is_asked_for=False)
+    assert load_config(path, {"RAY_NODE_TYPE_NAME": "workers"}, CLASSES).kubernetes is None
+    assert load_config(path, {"RAY_NODE_TYPE_NAME": "headgroup"}, CLASSES).kubernetes is not None
     named = said + "cluster = 'a'\nnamespace = 'b'\nurl = 'http://127.0.0.1:8001/'"
-    assert load(tmp_path, named).kubernetes == Access("http://127.0.0.1:8001", "b", "a")
+    assert load(tmp_path, named).kubernetes == Access(
+        "http://127.0.0.1:8001", "b", "a", is_asked_for=False
+    )
+    asked = load(tmp_path, said + "enabled = true").kubernetes
+    assert asked is not None
+    assert asked.is_asked_for
     assert load(tmp_path, said + "enabled = false").kubernetes is None
 
 

@@ -29,7 +29,7 @@ NAME = "kubernetes"  # of the source
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 MAX_BODY = 4 << 20  # of a page of a list
 MAX_LINE = 2 << 20  # of a watch: etcd holds no larger object
-PAGE = 25  # a pod is some 15 KB of JSON: a page costs a few ms
+PAGE, EVENTS_PAGE = 10, 100  # a pod is some 18 KB of JSON, an event 1 KB: a page costs 3 ms
 CONNECT_S, ANSWER_S = 3.0, 15.0
 WATCH_S = 120  # then the API server ends a watch and it goes on from where it was
 LATE_S = 15.0  # a watch that lasts so much longer is dead
@@ -47,12 +47,16 @@ Emit = Callable[[Sequence[Seen]], None]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where the API server is and what of it is watched. `account`: folder with token and ca.crt, None for none."""
+    """Where the API server is and what of it is watched. `account`: folder with token and ca.crt, None for none.
+
+    `is_asked_for`: somebody configured it. Else a service account that may read nothing is no trouble: most may not.
+    """
 
     url: str
     namespace: str
     cluster: str = ""  # a RayCluster; '' for all pods of Ray in the namespace
     account: Path | None = None
+    is_asked_for: bool = True
 
 
 class Kind(NamedTuple):
@@ -62,6 +66,7 @@ class Kind(NamedTuple):
     path: str
     selector: Mapping[str, str] = {}
     is_kuberay: bool = False
+    page: int = PAGE
 
 
 class Trouble(Exception):  # noqa: N818 - a way to answer, not an error of ours
@@ -84,10 +89,11 @@ def kinds(access: Access) -> tuple[Kind, ...]:
     """Return what is watched: deploy/kubernetes/rbac.yaml allows just that."""
     core, ray = (f"{p}/namespaces/{access.namespace}/" for p in ("/api/v1", "/apis/ray.io/v1"))
     own = f"{podjson.CLUSTER}={access.cluster}" if access.cluster else "ray.io/is-ray-node=yes"
+    of_pods = {"fieldSelector": "involvedObject.kind=Pod"}
     named = {"fieldSelector": f"metadata.name={access.cluster}"} if access.cluster else {}
     return (
         Kind("pods", f"{core}pods", {"labelSelector": own}),
-        Kind("events", f"{core}events", {"fieldSelector": "involvedObject.kind=Pod"}),
+        Kind("events", f"{core}events", of_pods, page=EVENTS_PAGE),
         Kind("rayclusters", f"{ray}rayclusters", named, is_kuberay=True),
         Kind("rayjobs", f"{ray}rayjobs", is_kuberay=True),
         Kind("rayservices", f"{ray}rayservices", is_kuberay=True),
@@ -163,7 +169,7 @@ class Asking:
 
     async def page(self, kind: Kind, after: str) -> Row:
         """Return one page of a list. Raises Trouble, Expired, Absent."""
-        query = {**kind.selector, "limit": str(PAGE), **({"continue": after} if after else {})}
+        query = {**kind.selector, "limit": str(kind.page), **({"continue": after} if after else {})}
         async with self._get(kind, query, ANSWER_S) as answer:
             body = await whole(answer, MAX_BODY)
         found = load(body) if body is not None else None
@@ -298,6 +304,7 @@ class KubernetesPoller:
         self._versions: dict[str, str] = {}  # of what was seen last, by kind; none: to be listed
         self._health: dict[str, EndpointHealth] = {}
         self._told: EndpointHealth | None = None
+        self._was_up = False
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -329,6 +336,7 @@ class KubernetesPoller:
             except Absent:
                 self._say(kind.name, "up", "")
                 self._versions[kind.name] = ""
+                self._emit(self._memory.listed(kind, set(), self._clock()))
                 await asyncio.sleep(max(ABSENT_S, most_s))
             else:
                 wait_s = self._back_off_s[0]
@@ -392,6 +400,9 @@ class KubernetesPoller:
 
     def _say(self, name: str, state: str, detail: str) -> None:
         """Tell how the API server answers, as badly as for the worst kind: when that changes, else now and then."""
+        self._was_up = self._was_up or (state == "up" and name in ("pods", "events"))
+        if state == "forbidden" and not self._was_up and not self._access.is_asked_for:
+            state, detail = "off", f"{detail}; deploy/kubernetes/rbac.yaml allows it"
         self._health[name] = EndpointHealth(self._clock(), NAME, state, detail)
         now = max(self._health.values(), key=lambda h: (h.state != "up", h.at))
         before = self._told
@@ -399,7 +410,7 @@ class KubernetesPoller:
         if before is not None and not changed and 0 <= now.at - before.at < HEALTH_EVERY_S:
             return
         if changed:
-            level = logging.INFO if now.state == "up" else logging.WARNING
+            level = logging.INFO if now.state in ("up", "off") else logging.WARNING
             log.log(level, "the Kubernetes API is %s %s", now.state, ascii(now.detail))
         self._told = now
         self._emit([now])

@@ -294,7 +294,9 @@ def kuberay_seen(row: Row, now: float, *, is_gone: bool = False) -> KubeRaySeen 
     )
     if kind == "RayJob":
         return _job(seen, row)
-    return _cluster(seen, row) if kind == "RayCluster" else _service(seen, row)
+    if kind == "RayCluster":
+        return _cluster(replace(seen, cluster=seen.name), row)
+    return _service(seen, row)
 
 
 def _job(seen: KubeRaySeen, row: Row) -> KubeRaySeen:
@@ -307,6 +309,7 @@ def _job(seen: KubeRaySeen, row: Row) -> KubeRaySeen:
     return replace(
         seen,
         state=state,
+        cluster=line(within(status, "rayClusterName"), NAME_LIMIT),
         submission_id=line(within(status, "jobId"), 200),
         retried=not seen.is_gone
         and state not in _NEVER_AGAIN
@@ -339,6 +342,8 @@ def _cluster(seen: KubeRaySeen, row: Row) -> KubeRaySeen:
 def _service(seen: KubeRaySeen, row: Row) -> KubeRaySeen:
     ready = _condition(within(row, "status"), "Ready")
     state = line(within(row, "status", "serviceStatus"), 80)
+    cluster = within(row, "status", "activeServiceStatus", "rayClusterName")
+    seen = replace(seen, cluster=line(cluster, NAME_LIMIT))
     if ready.get("status") == "True":
         return replace(seen, state=state or "ready")
     why, said = line(ready.get("reason"), 80), line(ready.get("message"))

@@ -270,7 +270,8 @@ def play(story, tls=None, **more):
     async def main():
         api = KubeApi()
         async with api.served(tls) as url:
-            access = Access(url, NAMESPACE, CLUSTER, more.pop("account", None))
+            asked_for = more.pop("asked_for", True)
+            access = Access(url, NAMESPACE, CLUSTER, more.pop("account", None), asked_for)
             poller = KubernetesPoller(
                 access,
                 seen.extend,
@@ -421,7 +422,9 @@ def test_a_list_comes_in_pages():
     seen, api = play(first)
     assert len(words(seen)) == 60
     pages = [q for _, r, q in api.asked if r == "pods" and "watch" not in q and "continue" in q]
-    assert {q["limit"] for q in pages} <= {"25"}
+    assert len(pages) == 5
+    limits = {(r, q["limit"]) for _, r, q in api.asked if "limit" in q}
+    assert {("pods", "10"), ("events", "100")} <= limits
 
 
 @pytest.mark.parametrize(
@@ -467,6 +470,25 @@ def test_one_kind_that_is_forbidden_is_said_and_the_others_are_read():
     seen, _ = play(story)
     (said,) = [s.detail for s in seen if getattr(s, "state", "") == "forbidden"]
     assert said == "HTTP 403 to events"
+
+
+def test_a_service_account_that_may_read_nothing_is_no_trouble_unless_somebody_asked(tmp_path):
+    """Every pod has one by default. Once it could read, or where the configuration says so, it is."""
+
+    async def never(api, seen):
+        api.allowed = set()
+        await until(lambda: states(seen))
+        await asyncio.sleep(0.1)
+
+    async def once(api, seen):
+        await until(lambda: "up" in states(seen))
+        api.allowed = set()
+        api.end_watches()
+        await until(lambda: "forbidden" in states(seen))
+
+    assert states(play(never, asked_for=False)[0]) == ["off"]
+    assert states(play(never)[0]) == ["forbidden"]
+    assert states(play(once, asked_for=False)[0]) == ["up", "forbidden"]
 
 
 def test_a_cluster_without_kuberay_is_no_trouble():

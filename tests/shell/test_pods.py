@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from raywatch import pods
+from raywatch.cluster import Cluster
 from raywatch.collect.hints import Hints
 from raywatch.model import Entity, Trust
 from raywatch.notice import Machine, Notice, Notices
@@ -182,7 +183,7 @@ def test_what_was_told_is_known_in_the_next_life_and_bounded(monkeypatch):
 
 def test_what_failed_of_kuberay_is_told_once():
     """A job by its submission, a cluster by when its pods could not be made; a deadline was somebody's will."""
-    failed = resource("rayjob_failed", base="rayjob")
+    failed = replace(resource("rayjob_failed", base="rayjob"), cluster=CLUSTER)
     quota = resource("raycluster_quota", base="raycluster")
     mine = Pods({}, CLUSTER)
     rows: dict[str, str | None] = {}
@@ -198,6 +199,10 @@ def test_what_failed_of_kuberay_is_told_once():
     late = replace(failed, reason="DeadlineExceeded")
     assert [f.class_id for f in told(late).findings] == ["job_stopped"]
     assert told(resource("rayjob", base="rayjob")).findings == []
+    assert told(failed, quota, cluster="").findings == []
+    assert (
+        told(replace(failed, cluster="another"), replace(quota, cluster="another")).findings == []
+    )
 
 
 # --- in the daemon ---------------------------------------------------------------------------------------
@@ -416,6 +421,15 @@ def test_a_run_whose_rayjob_has_retries_left_is_kuberay_s(tmp_path):
     assert owner(tmp_path, KubeRayListed(NOW, frozenset())) == "nobody"
     assert owner(tmp_path, KubeRayListed(NOW, frozenset(["raysubmit_1"]))) == "kuberay"
     assert owner(tmp_path, replace(job, retried=False, is_gone=True)) == "nobody"
+
+
+def test_resources_of_another_cluster_are_not_shown():
+    """They are another daemon's."""
+    job = resource("rayjob", base="rayjob")
+    for mine, shown in (("", 1), (job.cluster, 1), ("another", 0)):
+        cluster = Cluster({}, mine)
+        cluster.learn([job], NOW)
+        assert len(json.loads(json.dumps(cluster.shown())).get("kuberay", [])) == shown
 
 
 def test_resources_of_kuberay_are_shown_as_long_as_they_are_there(tmp_path):
