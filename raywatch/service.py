@@ -25,6 +25,7 @@ from raywatch.config import Config
 from raywatch.inbox import Inbox, Item
 from raywatch.metrics import RaywatchCollector
 from raywatch.model import Action, RaywatchError, Run
+from raywatch.observations import KubeRayListed
 from raywatch.resume.checkpoints import look
 from raywatch.resume.hooks import HookRunner
 from raywatch.resume.jobs import JobsClient
@@ -86,6 +87,8 @@ class Service(threading.Thread):
         if config.kubernetes is not None:
             watched = KubernetesPoller(config.kubernetes, self._observed, clock=time.time)
             self._pollers.append(watched)
+        else:  # what an earlier life heard of KubeRay holds no more
+            inbox.put(KubeRayListed(time.time(), frozenset()))
         self.started = threading.Event()
         self.error: RaywatchError | None = None
         self.port = 0

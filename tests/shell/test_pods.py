@@ -12,7 +12,8 @@ from aiohttp import web
 from raywatch import pods
 from raywatch.cluster import Cluster
 from raywatch.collect.hints import Hints
-from raywatch.model import Entity, Trust
+from raywatch.core.drains import drains_with
+from raywatch.model import Entity, Evidence, Fact, Trust
 from raywatch.notice import Machine, Notice, Notices
 from raywatch.observations import (
     JobSeen,
@@ -343,22 +344,14 @@ def test_a_cloud_knows_better_than_kubernetes_why_a_pod_is_evicted(tmp_path):
     assert (found[0], found[2]) == ("spot_preemption", "metadata of aws")
 
 
-def test_a_log_line_does_not_choose_what_its_drain_becomes(tmp_path):
-    """Pairs behind a message are fields of it."""
-    logs = make_session(tmp_path)
-    line = PLANNED.replace("Node received SIGTERM; draining before shutdown.", "x")
-    line = line.replace("\n", f" by=kubernetes class_id=no_such_class node_id={NODE}\n")
-    with daemon_on(tmp_path) as daemon:
-        daemon.tick(NOW, Hints())
-        (logs / "raylet.out").write_text(line)
-        for at in (23, 25, 28):
-            daemon.tick(NOW + at, Hints())
-        told_ = [(d.node_id, d.by, d.class_id) for d in daemon.state.drains.values()]
-        assert told_ == [(NODE, "ray", "spot_preemption")]
-        (logs / "gcs_server.out").write_text(died(34))
-        for at in (35, 37):
-            daemon.tick(NOW + at, Hints())
-        assert [i.class_id for i in daemon.state.incidents] == ["spot_preemption"]
+def test_a_log_line_does_not_choose_what_its_drain_becomes():
+    """Its fields are what somebody wrote, or a signature of a user captures; what Kubernetes says has no signature."""
+    fields = {"node_id": NODE, "reason": "PREEMPTION", "by": "aws", "class_id": "no_such_class"}
+    line = Evidence("raylet.out", 1, "", NOW, "raylet", signature="raylet-drain")
+    drains = drains_with({}, Fact("drain", NOW, line, fields))
+    assert (drains[NODE].by, drains[NODE].class_id) == ("ray", "spot_preemption")
+    drains = drains_with({}, Fact("drain", NOW, replace(line, signature=""), fields))
+    assert (drains[NODE].by, drains[NODE].class_id) == ("aws", "no_such_class")
 
 
 def test_a_crash_before_the_commit_tells_it_again_and_one_after_it_does_not(tmp_path):
