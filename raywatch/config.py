@@ -221,7 +221,7 @@ class _Reader:
         """Where a service account is mounted this is a pod: its API server is asked about its own RayCluster."""
         table = found.get("kubernetes", {})
         enabled = table.get("enabled", "auto") if isinstance(table, dict) else "auto"
-        if enabled not in (True, False, "auto"):
+        if not isinstance(enabled, bool) and enabled != "auto":
             raise self.fail('enabled must be true, false or "auto"', "kubernetes", "enabled")
         account = Path(self._text(found, "kubernetes", "service_account", str(ACCOUNT)))
         has_token = (account / "token").is_file()

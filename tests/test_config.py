@@ -121,6 +121,7 @@ def test_without_a_file_the_defaults_hold():
             "raywatch.toml:2: url '169.254.169.254' must be a URL, like",
         ),
         ("[kubernetes]\nenabled = 'yes'", "raywatch.toml:2: enabled must be true, false or"),
+        ("[kubernetes]\nenabled = 1", "raywatch.toml:2: enabled must be true, false or"),
         ("[kubernetes]\nenabled = true", "raywatch.toml:2: enabled, but /var/run/secrets/"),
         (
             "[kubernetes]\nenabled = true\nurl = 'http://x'\ncluster = '../a?b'",

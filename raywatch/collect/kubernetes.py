@@ -332,7 +332,8 @@ class KubernetesPoller:
                 wait_s = min(2 * wait_s, most_s)
             except Expired:
                 self._versions[kind.name] = ""
-                await asyncio.sleep(self._turn_s)
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, most_s)
             except Absent:
                 self._say(kind.name, "up", "")
                 self._versions[kind.name] = ""

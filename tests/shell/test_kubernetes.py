@@ -403,6 +403,19 @@ def test_a_version_that_is_too_old_means_listing_again_and_nothing_twice(as_even
     assert states(seen) == ["up"]
 
 
+def test_a_server_that_calls_every_version_too_old_is_not_hammered():
+    """A list costs it more than a watch."""
+
+    async def story(api, seen):
+        api.compacted = 1 << 60
+        await watching(api)
+        before = len(api.asked)
+        await asyncio.sleep(0.5)
+        assert len(api.asked) - before <= 2 * 5 * 8
+
+    play(story)
+
+
 def test_a_list_comes_in_pages():
     """No page is larger than what is read in a few milliseconds."""
 
