@@ -1,7 +1,8 @@
 """The Kubernetes API: what becomes of Ray's pods and of KubeRay's resources, listed once and then watched. Only reads.
 
-No client library: the one that speaks asyncio and is kept up (kubernetes_asyncio) adds 63 MB to a process, reads lists
-and lines of any length, and leaves what takes thought here (bookmarks, 410, what was missed) to its caller all the same.
+No client library: beside aiohttp, which is here anyway, kubernetes_asyncio adds 39 MB to a process and 0.3 s to its
+start, kr8s 23 MB, lightkube 12 MB (measured, with an HTTP client of their own); they read lists as a whole. What they
+would save is the reading of a kubeconfig, which no pod has, and some fifty lines.
 """
 
 from __future__ import annotations
