@@ -130,8 +130,12 @@ class Lines:
 class Asking:
     """Bounded questions to one API server, each with the token as it is on the disk now: the kubelet renews it."""
 
-    def __init__(self, session: aiohttp.ClientSession, access: Access, limit: int) -> None:
-        self._session, self._access, self._limit = session, access, limit
+    def __init__(
+        self, session: aiohttp.ClientSession, access: Access, limits: tuple[int, float, float]
+    ) -> None:
+        """`limits`: bytes of a line of a watch, how long one lasts and how long it is waited for then, seconds."""
+        self._session, self._access = session, access
+        self._max_line, self._watch_s, self._late_s = limits
 
     def _headers(self) -> dict[str, str]:
         account = self._access.account
@@ -179,17 +183,17 @@ class Asking:
             raise Trouble("error", f"{kind.name}: the answer {why}")
         return found
 
-    async def changes(self, kind: Kind, version: str, watch_s: float) -> AsyncGenerator[Row, None]:
+    async def changes(self, kind: Kind, version: str) -> AsyncGenerator[Row, None]:
         """Yield what a watch tells, until the API server ends it. Raises Trouble, Expired, Absent."""
         query = {
             **kind.selector,
             "watch": "1",
             "resourceVersion": version,
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(max(1, int(watch_s))),
+            "timeoutSeconds": str(max(1, int(self._watch_s))),
         }
-        lines = Lines(self._limit)
-        async with self._get(kind, query, watch_s + LATE_S) as answer:
+        lines = Lines(self._max_line)
+        async with self._get(kind, query, self._watch_s + self._late_s) as answer:
             while piece := await answer.content.readany():
                 for line in lines.feed(piece):
                     found = load(line)
@@ -293,14 +297,12 @@ class KubernetesPoller:
         *,
         clock: Callable[[], float],
         back_off_s: tuple[float, float] = BACK_OFF_S,
-        watch_s: float = WATCH_S,
+        limits: tuple[int, float, float] = (MAX_LINE, WATCH_S, LATE_S),
         turn_s: float = TURN_S,
-        max_line: int = MAX_LINE,
     ) -> None:
-        """`watch_s`: how long one watch lasts."""
+        """`limits`: those of Asking."""
         self._access, self._emit, self._clock = access, emit, clock
-        self._back_off_s, self._watch_s, self._turn_s = back_off_s, watch_s, turn_s
-        self._max_line = max_line
+        self._back_off_s, self._limits, self._turn_s = back_off_s, limits, turn_s
         self._memory = Memory()
         self._versions: dict[str, str] = {}  # of what was seen last, by kind; none: to be listed
         self._health: dict[str, EndpointHealth] = {}
@@ -316,7 +318,7 @@ class KubernetesPoller:
             return
         connector = aiohttp.TCPConnector(ssl=context)
         async with aiohttp.ClientSession(connector=connector) as session:
-            asking = Asking(session, self._access, self._max_line)
+            asking = Asking(session, self._access, self._limits)
             await asyncio.gather(*(self._follow(asking, k) for k in kinds(self._access)))
 
     async def _follow(self, asking: Asking, kind: Kind) -> None:
@@ -367,7 +369,7 @@ class KubernetesPoller:
 
     async def _watch(self, asking: Asking, kind: Kind) -> None:
         version = self._versions[kind.name]
-        async with aclosing(asking.changes(kind, version, self._watch_s)) as changes:
+        async with aclosing(asking.changes(kind, version)) as changes:
             async for change in changes:
                 row, what = change.get("object"), change.get("type")
                 if not isinstance(row, dict):

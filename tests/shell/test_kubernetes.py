@@ -278,7 +278,7 @@ def play(story, tls=None, **more):
                 clock=lambda: NOW,
                 back_off_s=(0.02, 0.1),
                 turn_s=0.01,
-                **{"watch_s": 30, **more},
+                limits=more.get("limits", (1 << 20, 30, 30)),
             )
             task = asyncio.create_task(poller.run())
             try:
@@ -526,13 +526,7 @@ def test_a_server_that_hangs_or_is_not_there_is_said():
         api.hang = True
         await until(lambda: "timeout" in states(seen))
 
-    import raywatch.collect.kubernetes as module
-
-    before, module.LATE_S = module.LATE_S, 0.1
-    try:
-        assert "timeout" in states(play(hang, watch_s=0.1)[0])
-    finally:
-        module.LATE_S = before
+    assert "timeout" in states(play(hang, limits=(1 << 20, 0.1, 0.1))[0])
 
     async def refused():
         seen: list[object] = []
@@ -610,7 +604,7 @@ def test_a_line_that_is_too_long_costs_itself_only():
         api.put("pods", a("oom_killed", {"metadata": {"uid": "b"}}))
         await until(lambda: words(seen))
 
-    assert words(play(story, max_line=10_000)[0]) == ["oom_killed"]
+    assert words(play(story, limits=(10_000, 30, 30))[0]) == ["oom_killed"]
 
 
 def test_kuberay_s_resources_are_told_when_they_change():
