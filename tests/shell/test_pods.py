@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from raywatch import pods
 from raywatch.cluster import Cluster
 from raywatch.collect.hints import Hints
 from raywatch.core.drains import drains_with
-from raywatch.model import Entity, Evidence, Fact, Trust
+from raywatch.model import Drain, Entity, Evidence, Fact, Trust
 from raywatch.notice import Machine, Notice, Notices
 from raywatch.observations import (
     JobSeen,
@@ -342,6 +343,23 @@ def test_a_cloud_knows_better_than_kubernetes_why_a_pod_is_evicted(tmp_path):
     assert (found[0], found[2]) == ("spot_preemption", "metadata of aws")
     (found,) = incidents(tmp_path / "b", (22, NOTICE), (23, cloud), (35, SIGTERM))
     assert (found[0], found[2]) == ("spot_preemption", "metadata of aws")
+
+
+@pytest.mark.parametrize("by", ["aws", "kubernetes"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_who_announced_it_is_believed_before_the_node_that_only_got_sigterm(by, order):
+    """Two minutes later, or told late: whichever came first."""
+    announced = {"node_id": NODE, "reason": "PREEMPTION", "message": "terminate", "by": by}
+    own = {**announced, "message": "Node received SIGTERM; draining before shutdown."}
+    line = Evidence("raylet.out", 1, "", NOW, "raylet", signature="raylet-drain")
+    facts = [
+        Fact("drain", NOW, replace(line, signature=""), announced),
+        Fact("drain", NOW + 110, line, own),
+    ]
+    drains: Mapping[str, Drain] = {}
+    for fact in facts[::order]:
+        drains = drains_with(drains, fact)
+    assert (drains[NODE].by, drains[NODE].message, drains[NODE].at) == (by, "terminate", NOW)
 
 
 def test_a_log_line_does_not_choose_what_its_drain_becomes():
