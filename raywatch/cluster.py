@@ -11,7 +11,16 @@ from raywatch.core.nodeview import Known, forgotten, learned, session_over
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
 from raywatch.model import Fact, Finding
-from raywatch.observations import EndpointHealth, EventSeen, NodeSeen, Observation, SessionSeen
+from raywatch.observations import (
+    EndpointHealth,
+    EventSeen,
+    KubeRaySeen,
+    NodeSeen,
+    Observation,
+    PodSeen,
+    SessionSeen,
+)
+from raywatch.pods import Pods
 from raywatch.pushing import Told
 
 TIDY_S = 60.0  # between two looks for nodes that ended long ago
@@ -29,9 +38,15 @@ class Cluster:
     """What is known from outside the logs. Owned by the first thread; it is asked anew, and only what was told is stored."""
 
     def __init__(
-        self, docs: Mapping[str, Mapping[str, str]], clouds: Iterable[str], now: float
+        self,
+        docs: Mapping[str, Mapping[str, str]],
+        clouds: Iterable[str],
+        now: float,
+        kube_cluster: str = "",
     ) -> None:
-        """Go on from stored documents. `clouds`: the metadata services that are asked.
+        """Go on from stored documents.
+
+        `clouds`: the metadata services that are asked; `kube_cluster`: the RayCluster that Kubernetes is asked about.
 
         All that is asked is a source from the start.
         """
@@ -39,6 +54,8 @@ class Cluster:
         asked = (*(e.name for e in ENDPOINTS), *clouds)
         self._sources: dict[str, Standing] = {name: unasked(name, now) for name in asked}
         self._asked = frozenset(asked)
+        self._pods, self._kube_cluster = Pods(docs, kube_cluster), kube_cluster
+        self._kuberay: Mapping[str, KubeRaySeen] = {}
         self.session = ""  # the one that the dashboard says it is of
         self.nodes: Mapping[str, Known] = {}
         self._tidied_at = 0.0
@@ -55,19 +72,36 @@ class Cluster:
                     self._enter(item, nodes, now)
                 case NodeSeen():
                     nodes.append(item)
+                    self._pods.node(item)
                 case EventSeen():
-                    meant = self._told.hear(item, now)
-                    if isinstance(meant, Fact):
-                        said.facts.append(meant)
-                    elif meant is not None:
-                        said.findings.append(meant)
+                    self._meant(item, said, now)
+                case PodSeen():
+                    self._pods.pod(item, now)
+                case KubeRaySeen():
+                    self._resource(item, now)
                 case _:
                     pass
         before = self.nodes
         self._list(nodes, now)
         if self.nodes is not before or not 0 <= now - self._tidied_at < TIDY_S:
             self.nodes, self._tidied_at = forgotten(self.nodes, now), now
+        told = self._pods.tell(now)
+        said.findings.extend(told.findings)
+        said.facts.extend(told.facts)
         return said
+
+    def _resource(self, seen: KubeRaySeen, now: float) -> None:
+        self._pods.resource(seen, now)
+        rest = {k: r for k, r in self._kuberay.items() if k != seen.uid}
+        is_other = seen.cluster not in ("", self._kube_cluster or seen.cluster)
+        self._kuberay = rest if seen.is_gone or is_other else {**rest, seen.uid: seen}
+
+    def _meant(self, seen: EventSeen, said: Said, now: float) -> None:
+        meant = self._told.hear(seen, now)
+        if isinstance(meant, Fact):
+            said.facts.append(meant)
+        elif meant is not None:
+            said.findings.append(meant)
 
     def _enter(self, seen: SessionSeen, nodes: list[NodeSeen], now: float) -> None:
         """The poller tells all rows anew after a session's first: what it told before is of the one before."""
@@ -79,6 +113,7 @@ class Cluster:
     def documents(self) -> Iterator[Document]:
         """Yield what changed since the last call."""
         yield from self._told.documents()
+        yield from self._pods.documents()
 
     def _list(self, nodes: list[NodeSeen], now: float) -> None:
         if nodes:
@@ -92,11 +127,11 @@ class Cluster:
 
     def made_of(self) -> tuple[object, ...]:
         """Return the values, never changed in place, of which `shown` is made."""
-        return ()
+        return (self._kuberay,)
 
     def shown(self) -> dict[str, object]:
         """Show what is known of the cluster as the API does."""
-        return {}
+        return {"kuberay": [_shown(r) for r in self._kuberay.values()]} if self._kuberay else {}
 
 
 def source_row(standing: Standing) -> dict[str, str | int | None]:
@@ -109,4 +144,17 @@ def source_row(standing: Standing) -> dict[str, str | int | None]:
         "last_at": rfc3339(standing.at),
         "answered_at": rfc3339(standing.answered_at),
         "since": rfc3339(standing.since),
+    }
+
+
+def _shown(seen: KubeRaySeen) -> dict[str, str | None]:
+    return {
+        "kind": seen.kind,
+        "namespace": seen.namespace,
+        "name": seen.name,
+        "state": seen.state,
+        "reason": seen.reason,
+        "message": seen.message,
+        "submission_id": seen.submission_id,
+        "seen_at": rfc3339(seen.at),
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from raywatch.collect.cloud import LINK_LOCAL, hinted
+from raywatch.collect.kubernetes import ACCOUNT, Access
 from raywatch.declaring import KEYS as RUN
 from raywatch.declaring import Declared, declared
 from raywatch.model import Hook, Mode, RaywatchError, ResumeRule
@@ -26,6 +27,8 @@ else:
 
 DASHBOARD = "http://127.0.0.1:8265"
 LISTEN = "127.0.0.1:9265"
+IN_CLUSTER = "https://kubernetes.default.svc"
+HEAD_GROUP = "headgroup"  # KubeRay's name for it, in RAY_NODE_TYPE_NAME
 MAX_S = 1e9  # also keeps nan and inf out
 STORE = "~/.local/state/raywatch/raywatch.db"
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -34,7 +37,9 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "store": ("path",),
     "rules": ("paths",),
     "cloud": ("provider", "url"),
+    "kubernetes": ("enabled", "namespace", "cluster", "url", "service_account"),
 }
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 PROVIDERS = ("auto", "none", *get_args(Provider))
 RESUME = {
     "run": str,
@@ -91,6 +96,7 @@ class Config:
     clouds: Mapping[Provider, str] = field(default_factory=dict)  # metadata services to ask, by URL
     notices: tuple[NoticeHook, ...] = ()
     declared: Declared = field(default_factory=Declared)  # [[run]]
+    kubernetes: Access | None = None  # what of Kubernetes is watched
 
 
 def find_config(named: str | None, env: Mapping[str, str]) -> Path | None:
@@ -164,6 +170,7 @@ class _Reader:
             clouds=self._clouds(found),
             notices=self._notices(notices),
             declared=self._declared(found.get("run", [])),
+            kubernetes=self._kubernetes(found),
         )
 
     def _declared(self, rows: object) -> Declared:
@@ -234,6 +241,41 @@ class _Reader:
             raise self.fail(f"provider {named!r} must be one of {words}", "cloud", "provider")
         asked = hinted() if named == "auto" else [p for p in get_args(Provider) if p == named]
         return dict.fromkeys(asked, url)
+
+    def _kubernetes(self, found: Mapping[str, object]) -> Access | None:
+        """Where a service account is mounted this is a pod: its API server is asked about its own RayCluster."""
+        table = found.get("kubernetes", {})
+        enabled = table.get("enabled", "auto") if isinstance(table, dict) else "auto"
+        if not isinstance(enabled, bool) and enabled != "auto":
+            raise self.fail('enabled must be true, false or "auto"', "kubernetes", "enabled")
+        account = Path(self._text(found, "kubernetes", "service_account", str(ACCOUNT)))
+        has_token = (account / "token").is_file()
+        host, port = (self.env.get(f"KUBERNETES_SERVICE_{x}", "") for x in ("HOST", "PORT"))
+        host = f"[{host}]" if ":" in host else host
+        default = f"https://{host}:{port or 443}" if host else IN_CLUSTER
+        url = self._url(found, "kubernetes", "url", default).rstrip("/")
+        is_worker = self.env.get("RAY_NODE_TYPE_NAME", HEAD_GROUP) != HEAD_GROUP
+        if enabled is False or (enabled == "auto" and (is_worker or not has_token)):
+            return None
+        if not has_token and url == default:
+            what = f"enabled, but {account}/token is not there; name a url, like `kubectl proxy`'s"
+            raise self.fail(what, "kubernetes", "enabled")
+        own = _first_line(account / "namespace") or "default"
+        known = {"namespace": self.env.get("RAY_CLUSTER_NAMESPACE") or own}
+        known["cluster"] = self.env.get("RAY_CLUSTER_NAME", "")
+        for key, value in known.items():
+            named = isinstance(table, dict) and key in table
+            known[key] = self._text(found, "kubernetes", key, value) if named else value
+            if known[key] and not _LABEL.fullmatch(known[key]):
+                raise self.fail(f"{key} {known[key]!r} is no name in Kubernetes", "kubernetes", key)
+        trusted = has_token and url.startswith("https://")  # `kubectl proxy` has a token of its own
+        return Access(
+            url=url,
+            namespace=known["namespace"],
+            cluster=known["cluster"],
+            account=account if trusted else None,
+            is_asked_for=enabled is True,
+        )
 
     def _rule(self, row: object, number: int) -> ResumeRule:
         if not isinstance(row, dict):
@@ -347,6 +389,13 @@ class _Reader:
             timeout_s=float(str(row.get("timeout_s", 300))),
             retry_interrupted=row.get("retry_interrupted") is True,
         )
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text()[:256].strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _line(text: str, path: tuple[str | int, ...]) -> int:

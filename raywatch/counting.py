@@ -28,7 +28,7 @@ from raywatch.core.tally import (
 )
 from raywatch.memory import COUNTERS, Document
 from raywatch.metrics import RunRow, WorkView
-from raywatch.model import Action, Change, FailureClass, Finding, Incident, ResumeRule, Run
+from raywatch.model import Action, Change, Drain, FailureClass, Finding, Incident, ResumeRule, Run
 from raywatch.notice import CLASSES, NoticeAction, NoticeHook
 
 _TALLY = TypeAdapter(Tally)
@@ -103,9 +103,13 @@ class Counting:
             self._written = self._tally
 
     def saw(
-        self, findings: Iterable[Finding], changes: Iterable[Change], drains: int, now: float
+        self,
+        findings: Iterable[Finding],
+        changes: Iterable[Change],
+        drains: Iterable[Drain],
+        now: float,
     ) -> None:
-        """Count what was found and what it did to the incidents; `drains` are new ones of Ray's."""
+        """Count what was found and what it did to the incidents; `drains` are new ones."""
         for finding in findings:
             self.findings[finding.class_id, finding.evidence.component] += finding.count
             self._changed = True
@@ -114,7 +118,8 @@ class Counting:
                 self.incidents[change.incident.class_id] += 1
                 self._changed = True
             self._tally = broke(self._tally, change.incident, change.finding, now)
-        self.noticed("ray", drains)
+        for drain in drains:
+            self.noticed(drain.by)
 
     def noticed(self, who: str, times: int = 1) -> None:
         """Count notices that a node will be taken, by who gave them."""

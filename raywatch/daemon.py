@@ -84,7 +84,8 @@ class Daemon:
         self._noticing = Noticing(docs, config.notices, started_at=started)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
-        self._cluster = Cluster(docs, config.clouds, time.time())
+        kube_cluster = config.kubernetes.cluster if config.kubernetes else ""
+        self._cluster = Cluster(docs, config.clouds, time.time(), kube_cluster)
         self._sight = Sight(self._logs, self._cluster)
         self._swept_at = self._turned_at = self._committed_at = 0.0
         self._pace = Pace()
@@ -191,11 +192,12 @@ class Daemon:
 
     def _correlate(self, findings: list[Finding], facts: list[Fact], now: float) -> None:
         classes = self._rules.engine.ruleset.classes
-        known = set(self.state.drains)
+        known = self.state.drains
         self.state, changes = correlate_all(
             self.state, facts, findings, classes, undated_may_open=False
         )
-        self._counting.saw(findings, changes, len(self.state.drains.keys() - known), now)
+        drains = [d for n, d in self.state.drains.items() if n not in known]
+        self._counting.saw(findings, changes, drains, now)
         opened = [c.incident for c in changes if c.kind == "opened"]
         self._opened += [f"id={i.id} class={i.class_id}" for i in opened]
         if changes and self.service is not None:

@@ -28,6 +28,7 @@ Kind = Literal[
     "notice",
     "notice_action",
     "event",
+    "pod",
 ]
 _INCIDENT = TypeAdapter(Incident)
 _DRAIN = TypeAdapter(Drain)

@@ -283,6 +283,8 @@ class Drain:
     deadline_at: float | None
     at: float
     evidence: Evidence
+    by: str = "ray"  # who told it: ray, a cloud, kubernetes
+    class_id: str = "spot_preemption"  # what its end is where `reason` is PREEMPTION
 
 
 # --- runs, checkpoints, actions -------------------------------------------------------------------

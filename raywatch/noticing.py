@@ -165,5 +165,6 @@ def _told(heard: _Heard, node: str, *, is_head: bool) -> Told:
         "reason": "PREEMPTION",
         "message": f"{notice.provider}: {notice.what}",
         "deadline_ms": str(deadline),
+        "by": notice.provider,
     }
     return Told(asked, finding, Fact("drain", heard.at, evidence, said, finding.entities))

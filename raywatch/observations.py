@@ -165,6 +165,80 @@ class EndpointHealth:
     answered_at: float | None = None
 
 
+PodWord: TypeAlias = Literal[
+    "disruption",  # it will be taken: a warning, while its container runs
+    "evicted",  # it was taken: by the kubelet, the scheduler, a taint, a drain, a shutdown of its machine
+    "node_gone",  # its machine is not there any more
+    "oom_killed",
+    "crashed",  # Ray's container ended by itself, with an exit code
+    "killed",  # it got SIGKILL, and nobody says from whom
+    "deleted",  # somebody asked for its end: a person, KubeRay, Ray's autoscaler
+    "unhealthy",  # the kubelet restarts it because Ray does not answer
+    "crash_loop",
+    "cannot_start",  # no image, no secret, a wrong specification
+    "unschedulable",
+    "no_machine",  # the cluster's autoscaler got none
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PodSeen:
+    """What Kubernetes says became of a pod of Ray.
+
+    `key` is the same for it in every life of the daemon and of the watch: the pod's uid and what happened to it when.
+    `at` is when Kubernetes says that it happened, unix seconds. All texts are one line of printable characters.
+    """
+
+    at: float
+    key: str
+    word: PodWord
+    namespace: str
+    pod: str
+    cluster: str  # the RayCluster, '' where its labels name none
+    ip: str  # '' where it never had one
+    is_head: bool
+    machine: str  # the Kubernetes node, '' where it was not scheduled
+    reason: str
+    message: str
+    container: str = ""
+    exit_code: int | None = None
+    resource: str = ""  # that ran short on the machine
+    is_spot: bool = (
+        False  # the cloud may take its machine at any time, and the machine was shut down
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KubeRaySeen:
+    """The status of a RayCluster, RayJob or RayService.
+
+    `retried`: KubeRay itself runs the job again when it fails. `failed_at`: when it failed for good, or pods could not
+    be made; None where it did not. `is_gone`: it was deleted.
+    """
+
+    at: float
+    kind: str  # RayCluster | RayJob | RayService
+    namespace: str
+    name: str
+    uid: str
+    state: str
+    reason: str
+    message: str
+    cluster: str = ""  # the RayCluster that it is or runs on
+    submission_id: str = ""
+    retried: bool = False
+    failed_at: float | None = None
+    is_gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KubeRayListed:
+    """Which submissions KubeRay runs again when they fail, of all the RayJobs that there are."""
+
+    at: float
+    retried: frozenset[str]
+
+
 Observation: TypeAlias = (
     NodeSeen
     | WorkerSeen
@@ -174,4 +248,7 @@ Observation: TypeAlias = (
     | SessionSeen
     | EventSeen
     | EndpointHealth
+    | PodSeen
+    | KubeRaySeen
+    | KubeRayListed
 )

@@ -10,7 +10,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from raywatch.asking import UNAVAILABLE, Answer, Approve, Keep, Request, Resume,
 from raywatch.collect.cloud import CloudPoller, boot_id
 from raywatch.collect.dashboard import DashboardPoller
 from raywatch.collect.events import events_key
+from raywatch.collect.kubernetes import KubernetesPoller
 from raywatch.collect.rayauth import Token, TokenError, find_token
 from raywatch.collect.raylogs import gcs_address
 from raywatch.config import Config
@@ -28,6 +29,7 @@ from raywatch.inbox import Inbox, Item
 from raywatch.metrics import RaywatchCollector
 from raywatch.model import Action, RaywatchError, Run
 from raywatch.notice import NoticeAction
+from raywatch.observations import KubeRayListed
 from raywatch.pushing import Receiver
 from raywatch.resume.checkpoints import look
 from raywatch.resume.hooks import HookRunner
@@ -59,6 +61,13 @@ class Shown(Protocol):
         """Look into the inbox now."""
 
 
+class Poller(Protocol):
+    """What asks others, until it is cancelled."""
+
+    def run(self) -> Coroutine[object, object, None]:
+        """Ask until cancelled."""
+
+
 class Service(threading.Thread):
     """Serves HTTP, asks Ray, runs hooks, reads checkpoints. Its methods may be called from any thread."""
 
@@ -81,6 +90,12 @@ class Service(threading.Thread):
             config.clouds, self._observed, clock=time.time, boot=boot_id(), poll_s=CLOUD_S
         )
         self._receiver = Receiver(self._observed, self._keep, time.time)
+        self._pollers: list[Poller] = [self._poller, self._clouds]
+        if config.kubernetes is not None:
+            watched = KubernetesPoller(config.kubernetes, self._observed, clock=time.time)
+            self._pollers.append(watched)
+        else:  # what an earlier life heard of KubeRay holds no more
+            inbox.put(KubeRayListed(time.time(), frozenset()))
         self.started = threading.Event()
         self.error: RaywatchError | None = None
         self.port = 0
@@ -235,7 +250,7 @@ class Service(threading.Thread):
             self.started.set()
             return
         self.port = port_of(runner)
-        pollers = [self._loop.create_task(p.run()) for p in (self._poller, self._clouds)]
+        pollers = [self._loop.create_task(p.run()) for p in self._pollers]
         self._receiver.begin()
         self.started.set()
         await self._ended.wait()

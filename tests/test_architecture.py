@@ -72,6 +72,7 @@ WIRING = {
     "noticing",
     "answering",
     "lifetime",
+    "pods",
     "cluster",
     "pushing",
     "inbox",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from raywatch.collect.cloud import LINK_LOCAL, hinted
+from raywatch.collect.kubernetes import Access
 from raywatch.config import DASHBOARD, ConfigError, load_config, parse_address
 from raywatch.notice import NoticeHook
 from raywatch.pipeline import load_ruleset
@@ -64,6 +65,37 @@ def test_a_cloud_is_asked_where_it_is_named(tmp_path):
     assert load(tmp_path, "").clouds == dict.fromkeys(hinted(), LINK_LOCAL)
 
 
+def test_kubernetes_is_watched_where_a_service_account_is_mounted(tmp_path):
+    """By default only there; what KubeRay and the kubelet put into the environment says where and what."""
+    folder = tmp_path / "account"
+    folder.mkdir()
+    said = f"[kubernetes]\nservice_account = '{folder}'\n"
+    assert load(tmp_path, said).kubernetes is None
+    assert load(tmp_path, "").kubernetes is None
+    (folder / "token").write_text("t")
+    (folder / "namespace").write_text("team\n")
+    default = "https://kubernetes.default.svc"
+    assert load(tmp_path, said).kubernetes == Access(
+        default, "team", "", folder, is_asked_for=False
+    )
+    env = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
+    env |= {"RAY_CLUSTER_NAME": "llm", "RAY_CLUSTER_NAMESPACE": "ml"}
+    path = tmp_path / "raywatch.toml"
+    path.write_text(said)
+    found = load_config(path, env, CLASSES).kubernetes
+    assert found == Access("https://[fd00::1]:6443", "ml", "llm", folder, is_asked_for=False)
+    assert load_config(path, {"RAY_NODE_TYPE_NAME": "workers"}, CLASSES).kubernetes is None
+    assert load_config(path, {"RAY_NODE_TYPE_NAME": "headgroup"}, CLASSES).kubernetes is not None
+    named = said + "cluster = 'a'\nnamespace = 'b'\nurl = 'http://127.0.0.1:8001/'"
+    assert load(tmp_path, named).kubernetes == Access(
+        "http://127.0.0.1:8001", "b", "a", is_asked_for=False
+    )
+    asked = load(tmp_path, said + "enabled = true").kubernetes
+    assert asked is not None
+    assert asked.is_asked_for
+    assert load(tmp_path, said + "enabled = false").kubernetes is None
+
+
 def test_without_a_file_the_defaults_hold():
     """And the environment says where the dashboard is."""
     assert load_config(None, {}, CLASSES).dashboard == DASHBOARD
@@ -88,6 +120,13 @@ def test_without_a_file_the_defaults_hold():
         (
             "[cloud]\nurl = '169.254.169.254'",
             "raywatch.toml:2: url '169.254.169.254' must be a URL, like",
+        ),
+        ("[kubernetes]\nenabled = 'yes'", "raywatch.toml:2: enabled must be true, false or"),
+        ("[kubernetes]\nenabled = 1", "raywatch.toml:2: enabled must be true, false or"),
+        ("[kubernetes]\nenabled = true", "raywatch.toml:2: enabled, but /var/run/secrets/"),
+        (
+            "[kubernetes]\nenabled = true\nurl = 'http://x'\ncluster = '../a?b'",
+            "raywatch.toml:4: cluster '../a?b' is no name in Kubernetes",
         ),
         ("[listen]\naddress = '9265'", "raywatch.toml:2: address '9265' must be HOST:PORT"),
         ("[listen]\naddress = 'h:²'", "raywatch.toml:2: address 'h:²' must be HOST:PORT"),

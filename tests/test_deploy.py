@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from raywatch.cli import cli
+from raywatch.collect.kubernetes import Access, kinds
 from raywatch.config import LISTEN
+from tests.kubernetes import allowed_by
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -181,3 +183,22 @@ def test_the_page_names_environment_that_is_read():
     assert named
     assert [n for n in sorted(named) if f'"{n}"' not in code] == []
     assert os.access(RAYWATCH, os.X_OK)
+
+
+# --- Kubernetes ----------------------------------------------------------------------------------
+
+
+def test_the_role_is_what_is_watched_and_only_reads():
+    """Its verbs are tried in test_kubernetes.py, where the server refuses what it does not allow."""
+    account, role, binding = yaml.safe_load_all((DEPLOY / "kubernetes" / "rbac.yaml").read_text())
+
+    assert [d["kind"] for d in (account, role, binding)] == [
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+    ]
+    allowed = allowed_by(role)
+    assert {verb for _, _, verb in allowed} == {"get", "list", "watch"}
+    assert {r for _, r, _ in allowed} == {k.name for k in kinds(Access("", "n"))}
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [s["name"] for s in binding["subjects"]] == [account["metadata"]["name"]]

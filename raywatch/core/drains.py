@@ -19,12 +19,16 @@ def drains_with(drains: Mapping[str, Drain], fact: Fact) -> Mapping[str, Drain]:
     node = fact.fields.get("node_id", "")
     known = drains.get(node)
     mute = not any(map(fact.fields.get, ("reason", "message", "deadline_ms")))
-    if not node or (known is not None and (mute or fact.at < known.at - SAME_S)):
+    if not node or (known is not None and mute):
         return drains
     new = _drain(fact)
-    if known is not None and _stands(known, new):
+    if known is None or _knows_better(new, known):
+        return {**drains, node: new}
+    if fact.at < known.at - SAME_S or (_knows_better(known, new) and not _is_over(known, new.at)):
+        return drains
+    if _stands(known, new):
         new = replace(known, deadline_at=known.deadline_at or new.deadline_at)
-    elif known is not None and abs(new.at - known.at) <= SAME_S:
+    elif abs(new.at - known.at) <= SAME_S:
         new = replace(
             known,
             reason=new.reason or known.reason,
@@ -38,16 +42,22 @@ def _stands(known: Drain, new: Drain) -> bool:
     """Say whether the node still is one that will be taken: what drains it then (a hook, the machine's own shutdown) is the end of that."""
     if not is_taking(known) or known.deadline_at is None:
         return False
-    return known.at <= new.at < known.deadline_at + OVER_S
+    return known.at <= new.at and not _is_over(known, new.at)
+
+
+def _is_over(drain: Drain, at: float) -> bool:
+    """Say whether the machine has outlived its deadline by then."""
+    return drain.deadline_at is not None and at >= drain.deadline_at + OVER_S
 
 
 def is_taking(drain: Drain) -> bool:
     """Say whether a drain means that the node is taken away, not that somebody stops it."""
-    return "PREEMPTION" in drain.reason and PLANNED not in drain.message
+    return "PREEMPTION" in drain.reason and not _is_own(drain)
 
 
 def _drain(fact: Fact) -> Drain:
     deadline = fact.fields.get("deadline_ms", "")
+    told = {} if fact.evidence.signature else fact.fields  # a log line does not choose the class
     return Drain(
         node_id=fact.fields["node_id"],
         reason=fact.fields.get("reason", ""),
@@ -55,7 +65,20 @@ def _drain(fact: Fact) -> Drain:
         deadline_at=int(deadline) / 1000 if deadline.isdigit() and deadline != "0" else None,
         at=fact.at,
         evidence=fact.evidence,
+        by=told.get("by", "ray"),
+        class_id=told.get("class_id", "spot_preemption"),
     )
+
+
+def _knows_better(one: Drain, other: Drain) -> bool:
+    """Say whether who told one knows why the other was told: SIGTERM and eviction are how a node is taken."""
+    by_cloud = one.by not in ("ray", "kubernetes")
+    return (one.by != "ray" and _is_own(other)) or (by_cloud and other.by == "kubernetes")
+
+
+def _is_own(drain: Drain) -> bool:
+    """Say whether the node drains itself because it got SIGTERM: it does not know why."""
+    return PLANNED in drain.message
 
 
 def taken(drains: Mapping[str, Drain], finding: Finding) -> Finding:
@@ -70,7 +93,7 @@ def taken(drains: Mapping[str, Drain], finding: Finding) -> Finding:
         return finding
     return replace(
         finding,
-        class_id="spot_preemption",
+        class_id=drain.class_id,
         trust=Trust.NOTICE,
         confidence=max(finding.confidence, 0.9),
         fields={**finding.fields, "reason_message": drain.message},

@@ -52,6 +52,7 @@ class Runs:
     merged: Mapping[str, str] = field(default_factory=dict)  # a lineage id that is another's now
     session: str = ""
     rules: tuple[RunRule, ...] = ()  # [[run]]: what trains without Ray Train
+    kuberay: frozenset[str] = frozenset()  # submissions that KubeRay runs again when they fail
 
     def get(self, run_id: str) -> Run | None:
         """Return a run by its lineage id, also by one that was merged away."""
@@ -69,7 +70,8 @@ def restored(runs: Iterable[Run], session: str = "") -> Runs:
     """
     runs = tuple(runs)
     session = session or max((r.session for r in runs), default="")
-    state = Runs(session=session)
+    retried = (r.submissions[-1] for r in runs if r.owner == "kuberay" and r.submissions)
+    state = Runs(session=session, kuberay=frozenset(retried))
     for run in runs:
         jobs = run.jobs[-1:] if run.session == session else ()
         life = Life(
@@ -116,6 +118,8 @@ def canonical(runs: Runs, run_id: str) -> str:
 
 def put(runs: Runs, run: Run, life: Life) -> Runs:
     """Store a run and its life. Nothing changes where nothing is new."""
+    owner = _owner(runs, run, life)
+    run = run if owner == run.owner else replace(run, owner=owner)
     if runs.runs.get(run.id) == run and runs.lives.get(run.id) == life:
         return runs
     stored = {**runs.runs, run.id: run}
@@ -125,6 +129,24 @@ def put(runs: Runs, run: Run, life: Life) -> Runs:
         for gone in sorted(ended, key=lambda r: r.seen_at)[: len(stored) - MAX_RUNS]:
             del stored[gone.id], lives[gone.id]
     return replace(runs, runs=stored, lives=lives)
+
+
+def _owner(runs: Runs, run: Run, life: Life) -> str:
+    """Return who starts a run again: where Ray Train does not, KubeRay may."""
+    if run.owner not in ("nobody", "kuberay"):
+        return run.owner
+    retried = life.submission in runs.kuberay and run.status not in ("finished", "stopped")
+    return "kuberay" if retried else "nobody"
+
+
+def retried_by_kuberay(runs: Runs, submissions: frozenset[str]) -> Runs:
+    """Remember which submissions KubeRay itself runs again when they fail: these and no others."""
+    changed = submissions ^ runs.kuberay
+    runs = replace(runs, kuberay=submissions) if changed else runs
+    for submission in sorted(changed):
+        for run_id in owners_of(runs, Entity("submission", submission)):
+            runs = put(runs, runs.runs[run_id], runs.lives[run_id])
+    return runs
 
 
 def owned(runs: Runs, run_id: str, entities: Iterable[Entity]) -> Runs:
@@ -333,4 +355,5 @@ def enter_session(runs: Runs, session: str) -> Runs:
         merged=runs.merged,
         session=session,
         rules=runs.rules,
+        kuberay=runs.kuberay,
     )

@@ -27,6 +27,7 @@ from raywatch.core.lineage import (
     owners_of,
     put,
     restored,
+    retried_by_kuberay,
     same_storage,
     settled,
     storage_key,
@@ -50,6 +51,8 @@ from raywatch.model import Checkpoint, CheckpointProblem, Entity, Fact, Run, Run
 from raywatch.observations import (
     ActorSeen,
     JobSeen,
+    KubeRayListed,
+    KubeRaySeen,
     NodeSeen,
     Observation,
     SessionSeen,
@@ -121,6 +124,12 @@ def observe(runs: Runs, seen: Observation, now: float) -> Runs:
             runs = _node_seen(runs, seen, now)
         case SessionSeen():
             runs = enter_session(runs, seen.session)
+        case KubeRaySeen():
+            job = frozenset([seen.submission_id]) - {""}
+            others = runs.kuberay - job
+            runs = retried_by_kuberay(runs, others | job if seen.retried else others)
+        case KubeRayListed():
+            runs = retried_by_kuberay(runs, seen.retried)
     return runs
 
 

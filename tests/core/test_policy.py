@@ -14,6 +14,7 @@ from raywatch.core.relevance import history_of
 from raywatch.model import (
     Action,
 )
+from raywatch.observations import KubeRayListed
 from tests.core.desk import (
     CLASSES,
     COMMAND,
@@ -228,6 +229,17 @@ def test_3_ray_train_restarts_its_run_itself():
     assert desk.decide(retry) == []
     assert desk.decide(history(policy(99, "RAISE", "3"), runs=retry)) == ["waiting"]
     assert Desk().decide(history(FAILED, runs=retry)) == ["started"]
+
+
+def test_3_kuberay_runs_its_job_again_itself():
+    """While its RayJob has retries left; once KubeRay gave up it is started again."""
+    desk = Desk()
+    mine = KubeRayListed(100, frozenset([S1]))
+
+    assert desk.decide(history(mine, runs=failed())) == []
+    assert desk.decide(failed(mine)) == []
+    assert Desk().decide(failed(KubeRayListed(100, frozenset([S2])))) == ["started"]
+    assert desk.decide(failed(mine, KubeRayListed(101, frozenset()))) == ["started"]
 
 
 def test_3_what_waited_is_abandoned_when_ray_train_goes_on():

@@ -18,7 +18,7 @@ from raywatch.core.ledger import KEEP_S
 from raywatch.core.tally import SETTLE_S
 from raywatch.daemon import Daemon
 from raywatch.metrics import RaywatchCollector
-from raywatch.model import Action, Hook, Outcome, ResumeRule
+from raywatch.model import Action, Drain, Evidence, Hook, Outcome, ResumeRule
 from raywatch.pipeline import load_engine
 from raywatch.reloading import Reloading
 from raywatch.resuming import PRUNE_S
@@ -140,11 +140,14 @@ def test_notices_survive_a_restart(tmp_path):
     logs = make_session(tmp_path)
     drain = "[2027-01-15 08:00:00,000 I 10 10] (gcs_server) gcs_node_manager.cc:1: Draining node, node id = "
     (logs / "gcs_server.out").write_text(drain)
+    line = Evidence("gcs_server.out", 1, drain, NOW, "gcs")
+    told = [Drain(f"{n:056x}", "PREEMPTION", "", None, NOW, line) for n in range(3)]
     with daemon_on(tmp_path) as daemon:
-        daemon._counting.saw((), (), 3, NOW)
+        daemon._counting.saw((), (), (*told, replace(told[0], by="kubernetes")), NOW)
         daemon.tick(NOW, Hints())
     with daemon_on(tmp_path) as daemon:
-        assert samples(exposition(daemon), "raywatch_preemption_notices_total") == {("ray",): 3.0}
+        counted = samples(exposition(daemon), "raywatch_preemption_notices_total")
+        assert counted == {("ray",): 3.0, ("kubernetes",): 1.0}
 
 
 def done(key: str, at: float) -> Action:
