@@ -149,7 +149,7 @@ def test_a_run_is_declared(tmp_path):
 
     assert found.rules == (
         RunRule("loop", "python loop.py*", "plain", "/s"),
-        RunRule("own", "raysubmit_*"),
+        RunRule("own", "raysubmit_*", own=("run_step", "run_checkpoint")),
     )
     assert [Path(p).name for p in found.presets] == ["plain.yaml"]
     parsed = [s for name, text in found.texts for s in parse_signatures(text, name, {})]

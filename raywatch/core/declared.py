@@ -123,9 +123,9 @@ def _rule_for(runs: Runs, submission: str, entrypoint: str, path: str) -> RunRul
 
 
 def _counts(rule: RunRule, fact: Fact) -> bool:
-    """Say whether a line is of the wording that a [[run]] asks for: its own, or its framework's."""
+    """Say whether a line is of the wording that a [[run]] asks for: its own, else its framework's."""
     own = fact.fields.get("declared")
-    if own is not None:
+    if own is not None or fact.kind in rule.own:
         return own == rule.name
     return fact.fields.get("framework", "") in FRAMEWORKS.get(rule.framework, ())
 

@@ -115,6 +115,16 @@ def test_a_plain_line_counts_only_for_who_asked():
     assert told(history(job(at=1), runs=ruled(other)), "step 12").get("loop").step is None
 
 
+def test_an_expression_of_ones_own_takes_the_presets_place():
+    """A batch that is called a step elsewhere in the text would be a second count."""
+    both = replace(OWN, match="*", framework="plain", own=("run_step",))
+    runs = told(
+        history(job(at=1), runs=ruled(both)), "batch=7", "step 3", "saved checkpoint to /c/x"
+    )
+
+    assert (only(runs).step, only(runs).checkpoint.path) == (7, "/c/x")
+
+
 # --- what lines say --------------------------------------------------------------------------------------
 
 
