@@ -9,6 +9,7 @@ import pytest
 
 from raywatch.core.declared import SAID, looked_at
 from raywatch.core.levels import launched
+from raywatch.core.repeats import MAX_STEPS, Repeats
 from raywatch.core.runs import Runs, note, observe, submission_status
 from raywatch.declaring import declared
 from raywatch.model import Checkpoint, CheckpointProblem, Chunk, FileId, Source
@@ -152,6 +153,17 @@ def test_of_many_lines_in_one_record_the_last_counts():
     runs = told(history(job(at=1), runs=ruled(replace(LOOP, framework="megatron"))), *lines)
 
     assert only(runs).step == 3
+
+
+def test_a_flood_of_steps_is_not_expanded_and_its_newest_is_known():
+    """A loop prints thousands of lines a second; each of them is a line that was found."""
+    data = "".join(f"step {n} loss 0.1\n" for n in range(10_000)).encode()
+    source = Source("/l/job-driver-x.log", "job", submission_id=S1)
+    chunk = Chunk(source, FileId(0, 0), 0, 1, data, 0.0, final=True)
+    facts = examine(ENGINE, chunk, timezone.utc, 50.0, repeats=Repeats(ENGINE.ruleset)).facts
+
+    assert [f.fields["step"] for f in facts[-2:]] == ["9998", "9999"]
+    assert len(facts) == 2 * MAX_STEPS
 
 
 def test_an_older_line_takes_no_step_back():
