@@ -13,9 +13,10 @@ from raywatch.core.repeats import MAX_STEPS, Repeats
 from raywatch.core.runs import Runs, note, observe, submission_status
 from raywatch.declaring import declared
 from raywatch.model import Checkpoint, CheckpointProblem, Chunk, FileId, Source
-from raywatch.observations import WorkerSeen
+from raywatch.observations import SessionSeen, WorkerSeen
 from raywatch.pipeline import examine, load_engine
 from tests.core.casekit import runs_of
+from tests.core.desk import BY_COMMAND, Desk, caused
 from tests.core.runkit import S1, S2, driver, group, history, job, only
 
 TABLES = [
@@ -78,6 +79,20 @@ def test_a_driver_by_hand_is_found_by_its_command():
     runs = history(driver(at=1), runs=ruled(replace(LOOP, match="python train.py*")))
 
     assert (only(runs).name, only(runs).jobs) == ("loop", ("02000000",))
+
+
+def test_the_same_job_id_in_the_next_session_is_another_attempt():
+    """A driver by hand is 01000000 or 02000000 in each."""
+    runs = history(
+        SessionSeen(0.0, "2.60", "session_1"),
+        driver(at=1),
+        driver("SUCCEEDED", at=1, ended=9),
+        SessionSeen(20.0, "2.60", "session_2"),
+        driver(at=30),
+        runs=ruled(LOOP),
+    )
+
+    assert [(a.started_at, a.ended_at) for a in only(runs).attempts] == [(1, 9), (30, None)]
 
 
 @pytest.mark.parametrize("match", ["nobody-*", "python other.py"])
@@ -252,6 +267,31 @@ def test_a_killed_driver_failed_whatever_its_job_says(first, exit_type, status):
 
     assert submission_status(runs, only(runs)) == status
     assert (only(runs).status == "failed") == (status == "FAILED")
+
+
+@pytest.mark.parametrize(
+    ("seen", "decided"),
+    [
+        ((ended_driver("SYSTEM_ERROR"), driver("SUCCEEDED", at=1, ended=20)), ["started"]),
+        ((ended_driver("SYSTEM_ERROR"),), []),  # its job runs as far as anybody knows
+        ((driver("SUCCEEDED", at=1, ended=20),), []),  # nothing says that it failed
+        ((ended_driver("INTENDED_USER_EXIT"), driver("SUCCEEDED", at=1, ended=20)), []),
+    ],
+)
+def test_a_hand_run_driver_is_started_again_only_where_it_is_known_to_be_killed(seen, decided):
+    """By a command; ranks that only its output names end with it."""
+    runs = told(
+        history(driver(at=1), runs=ruled(LOOP)),
+        "[1]<stdout>:step=5",
+        submission="",
+        job_id="02000000",
+        at=15.0,
+    )
+    runs = history(*seen, runs=runs)
+    why = caused(at=19.0, gave_up=False)
+
+    assert [s for s in Desk(BY_COMMAND).decide(runs, why, now=30.0) if s == "started"] == decided
+    assert "started" not in Desk().decide(runs, why, now=30.0)  # a job hook knows no such job
 
 
 def test_a_driver_of_whose_end_nobody_tells_is_not_gone():

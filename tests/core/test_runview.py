@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from raywatch.core.attempts import MAX_ATTEMPTS, explained, newly_ended
+from raywatch.core.attempts import explained, newly_ended
+from raywatch.core.lineage import MAX_ATTEMPTS
 from raywatch.core.restarts import next_restart
 from raywatch.core.runs import Runs, observe
 from raywatch.core.runview import run_json
