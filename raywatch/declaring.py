@@ -82,7 +82,8 @@ def _rule(row: Mapping[str, str], number: int, fail: Callable[..., Exception]) -
         raise fail("a [[run]] needs a framework, or a step or checkpoint expression", number)
     if len(row["name"]) > MAX_NAME:
         raise fail(f"name must have at most {MAX_NAME} characters", number, "name")
-    return RunRule(row["name"], row["match"], framework, row.get("storage", ""))
+    own = tuple(f"run_{key}" for key in _GROUPS if key in row)
+    return RunRule(row["name"], row["match"], framework, row.get("storage", ""), own)
 
 
 def _signature(rule: RunRule, number: int, key: str, expression: str) -> str:

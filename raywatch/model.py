@@ -403,6 +403,9 @@ class RunRule:
     match: str  # glob on job submission id, entrypoint or path of a log
     framework: str = ""  # a preset, else empty
     storage: str = ""
+    own: tuple[
+        str, ...
+    ] = ()  # kinds of facts that an expression of its own gives: the preset's do not count then
 
 
 HookKind: TypeAlias = Literal["job", "command"]

@@ -19,13 +19,13 @@ from raywatch.core.relevance import speaks_of
 from raywatch.core.runs import (
     Runs,
     canonical,
-    checkpoint_seen,
     note,
     observe,
     restored,
     submission_status,
 )
 from raywatch.core.runview import RunJson, checkpoint_json, run_json
+from raywatch.core.saved import checkpoint_seen
 from raywatch.core.tally import Restart, restarts_between
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document

@@ -7,6 +7,8 @@ import pytest
 from raywatch.collect.cloud import LINK_LOCAL, hinted
 from raywatch.collect.kubernetes import Access
 from raywatch.config import DASHBOARD, ConfigError, load_config, parse_address
+from raywatch.core.signature_files import parse_signatures
+from raywatch.model import RunRule
 from raywatch.notice import NoticeHook
 from raywatch.pipeline import load_ruleset
 
@@ -204,3 +206,69 @@ def test_a_mistake_in_a_notice_is_one_line(tmp_path, text, line, what):
 
     assert str(error.value).startswith(f"raywatch.toml:{line}: ")
     assert what in str(error.value)
+
+
+LOOP = """
+[ray]
+dashboard = "http://10.0.0.1:8265"
+[[run]]
+name = "loop"
+match = "python loop.py*"
+framework = "plain"
+storage = "/s"
+[[run]]
+name = "own"
+match = "raysubmit_*"
+step = 'batch=(?P<step>\\d+)'
+checkpoint = 'wrote (?P<path>\\S+)'
+"""
+
+
+def test_a_run_is_declared(tmp_path):
+    """By a preset, whose file joins the signatures, or by expressions, which are signatures on their own lines."""
+    found = load(tmp_path, LOOP).declared
+
+    assert found.rules == (
+        RunRule("loop", "python loop.py*", "plain", "/s"),
+        RunRule("own", "raysubmit_*", own=("run_step", "run_checkpoint")),
+    )
+    assert [Path(p).name for p in found.presets] == ["plain.yaml"]
+    parsed = [s for name, text in found.texts for s in parse_signatures(text, name, {})]
+    assert [(s.path, s.line, s.fact, s.constants["declared"]) for s in parsed] == [
+        ("raywatch.toml", 12, "run_step", "own"),
+        ("raywatch.toml", 13, "run_checkpoint", "own"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line", "right"),
+    [
+        ("framework = 'horovd'", 4, "framework 'horovd' must be one of plain, horovod"),
+        ("frame = 'plain'", 4, "did you mean framework?"),
+        ("storage = '/s'", 1, "a [[run]] needs a framework, or a step or checkpoint expression"),
+        ("step = 12", 4, "step must be a text"),
+        ("step = 'batch=(\\d+)'", 4, "must name what it captures: (?P<step>...)"),
+        ("checkpoint = 'to (?P<step>\\S+)'", 4, "must name what it captures: (?P<path>...)"),
+        ("step = 'batch=(?P<step>'", 4, "step is no regular expression"),
+        ("step = '(?P<step>\\d+)'", 4, "name a word of the message"),
+        ("step = 'batch(?=x)(?P<step>\\d+)'", 4, "looks ahead"),
+        ("framework = 'plain'\n[[run]]\nname = 'x'\nmatch = 'b'\nframework = 'verl'", 6, "twice"),
+    ],
+)
+def test_a_mistake_in_a_run_is_one_line(tmp_path, wrong, line, right):
+    """With what would be right."""
+    with pytest.raises(ConfigError) as found:
+        load(tmp_path, f"[[run]]\nname = 'x'\nmatch = 'a'\n{wrong}\n")
+
+    assert str(found.value).startswith(f"raywatch.toml:{line}: ")
+    assert right in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("key", ["name", "match"])
+def test_a_run_has_a_name_and_says_whom_it_means(tmp_path, key):
+    """Neither is guessed."""
+    rows = {"name": "name = 'x'", "match": "match = 'a'", "framework": "framework = 'plain'"}
+    del rows[key]
+    with pytest.raises(ConfigError, match=f"{key} is missing from"):
+        load(tmp_path, "\n".join(["[[run]]", *rows.values()]))

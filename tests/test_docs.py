@@ -7,7 +7,9 @@ import pytest
 
 from raywatch import config
 from raywatch.cli import cli
+from raywatch.core.declared import FRAMEWORKS
 from raywatch.core.taxonomy import parse_taxonomy
+from raywatch.declaring import KEYS
 from raywatch.resources import resource_dir
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +19,7 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 
 def test_every_key_of_the_configuration_is_written_down():
     """With a value that the reader takes."""
-    keys = {k for table in config.SECTIONS.values() for k in table} | set(config.RESUME)
+    keys = {k for table in config.SECTIONS.values() for k in table} | set(config.RESUME) | set(KEYS)
     assert [
         k for k in sorted(keys) if not re.search(rf"^{k} = ", CONFIGURATION, re.MULTILINE)
     ] == []
@@ -33,11 +35,19 @@ def test_the_written_configuration_is_one(tmp_path):
     found = config.load_config(path, {}, classes)
 
     assert [r.run for r in found.resume] == ["llm-*"]
+    assert [r.name for r in found.declared.rules] == ["bert"]
     assert set(re.findall(r"^\[+(\w+)", example, re.MULTILINE)) == {
         *config.SECTIONS,
         "resume",
         "notice",
+        "run",
     }
+
+
+@pytest.mark.parametrize("framework", sorted(FRAMEWORKS))
+def test_every_framework_is_written_down(framework):
+    """With what its lines look like."""
+    assert re.search(rf"^\|.*`{framework}`.*\|.*\|", CONFIGURATION, re.MULTILINE)
 
 
 @pytest.mark.parametrize("verb", sorted(cli.commands))

@@ -5,10 +5,12 @@ import re
 import pytest
 
 from raywatch.core.compiling import compile_ruleset
+from raywatch.core.declared import ASKED
 from raywatch.core.samples import check
 from raywatch.core.signature_files import parse_signatures
 from raywatch.core.signatures import Ruleset, SignatureError
 from raywatch.pipeline import checked_engine
+from raywatch.resources import resource_dir
 
 ENGINE = checked_engine()
 GOOD = "- {id: a, class: worker_crash, where: {component: [gcs]}, any: ['it broke'], hits: ['1: it broke', '%s'], misses: ['it works', '%s'], refs: [r]}"
@@ -17,6 +19,17 @@ GOOD = "- {id: a, class: worker_crash, where: {component: [gcs]}, any: ['it brok
 def test_the_shipped_signatures_pass_their_own_samples():
     """No problem with any of them."""
     assert check(ENGINE.ruleset, ENGINE.matcher, shipped=True) == []
+
+
+def test_presets_that_a_run_asks_for_pass_their_own_samples():
+    """They join the shipped ones; of those only their own lines are theirs to explain."""
+    presets = [str(p) for p in sorted((resource_dir("rules") / "runs").glob("*.yaml"))]
+    engine = checked_engine(presets)
+
+    assert check(engine.ruleset, engine.matcher, shipped=True, paths=presets) == []
+    assert {
+        s.constants["framework"] for s in engine.ruleset.signatures if s.path in presets
+    } == ASKED
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from raywatch.core.lineage import Runs
+from raywatch.core.lineage import MAX_ATTEMPTS, Runs
 from raywatch.core.standing import SLACK_S, runs_hurt
 from raywatch.model import Attempt, AttemptStatus, FailureClass, Incident, Run
 from raywatch.observations import JobSeen, TrainRunSeen
 
-MAX_ATTEMPTS = 32
 MAX_WHY = 200  # characters
 SAME_S = 1.0  # between two clocks' words for one start
 _OVER = ("FAILED", "STOPPED", "SUCCEEDED")
@@ -47,9 +46,8 @@ def with_job(run: Run, seen: JobSeen) -> Run:
     job = seen.job_id or seen.submission_id
     if not seen.started_at or not job:
         return run
-    named = (
-        {seen.submission_id: job} if seen.job_id and seen.submission_id else {}
-    )  # PENDING has no job id
+    # One that is PENDING has no job id yet.
+    named = {seen.submission_id: job} if seen.job_id and seen.submission_id else {}
     told = tuple(replace(a, job=named[a.job]) if a.job in named else a for a in run.attempts)
     run = run if told == run.attempts else replace(run, attempts=told)
     # Ids of jobs begin again with each session.

@@ -42,6 +42,7 @@ FRAMEWORKS: Mapping[str, tuple[str, ...]] = {
     "torchtitan": ("torchtitan",),
     "torchtune": ("torchtune",),
 }
+ASKED = frozenset(["plain", "torchtitan"])  # in rules/runs: they count only for who asked
 KINDS = frozenset(["run_step", "run_checkpoint"])
 SAID = "named by its log"
 MAX_RANKS = 4096
@@ -82,7 +83,7 @@ def progressed(runs: Runs, fact: Fact, now: float) -> Runs:
             return runs
         at = seen.started_at if seen else fact.at or None
         runs, run_id, current = _adopted(runs, rule, now, job=job, submission=submission, at=at)
-    elif "declared" in fact.fields or len(mine) != 1:
+    elif _is_asked_for(fact) or len(mine) != 1:
         return runs
     else:
         run_id, current = mine[0], True
@@ -122,11 +123,15 @@ def _rule_for(runs: Runs, submission: str, entrypoint: str, path: str) -> RunRul
 
 
 def _counts(rule: RunRule, fact: Fact) -> bool:
-    """Say whether a line is of the wording that a [[run]] asks for: its own, or its framework's."""
+    """Say whether a line is of the wording that a [[run]] asks for: its own, else its framework's."""
     own = fact.fields.get("declared")
-    if own is not None:
+    if own is not None or fact.kind in rule.own:
         return own == rule.name
     return fact.fields.get("framework", "") in FRAMEWORKS.get(rule.framework, ())
+
+
+def _is_asked_for(fact: Fact) -> bool:
+    return "declared" in fact.fields or fact.fields.get("framework") in ASKED
 
 
 def _owners(runs: Runs, fact: Fact) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from raywatch.model import Attempt, Checkpoint, Entity, Run, RunRule
 from raywatch.observations import ActorSeen, JobSeen, NodeSeen, WorkerSeen
 
 MAX_RUNS = 500  # a busy cluster submits for years; the oldest ended runs are forgotten
+MAX_ATTEMPTS = 32  # of a run
 MAX_ROWS = 5000  # of each index
 _SCHEME = re.compile(r"^[a-z][a-z0-9+]*://")
 _ENDED = ("failed", "stopped", "finished")
@@ -323,7 +324,7 @@ def _joined_attempts(before: tuple[Attempt, ...], now: tuple[Attempt, ...]) -> t
     told = {a.job for a in now if a.by != "job"} | {a.job for a in before if a.by != "job"}
     found = {(a.job, a.by, a.started_at): a for a in (*before, *now)}
     rest = (a for a in found.values() if a.by != "job" or a.job not in told)
-    return tuple(sorted(rest, key=lambda a: a.started_at))
+    return tuple(sorted(rest, key=lambda a: a.started_at))[-MAX_ATTEMPTS:]
 
 
 def settled(runs: Runs, run_id: str) -> Runs:

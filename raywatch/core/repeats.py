@@ -31,7 +31,8 @@ FEW = 2  # of one group of signatures at the least
 SURE = 4096  # lines of one shape that are asked whom they name; from then on each SAMPLEth is
 SAMPLE = 64
 MANY = 1000
-MAX_FACTS = 128  # of one shape and chunk that are expanded at each end
+MAX_FACTS = 128  # of one shape and chunk that are expanded at each end, and
+MAX_STEPS = 16  # where each says how far a run is: the newest is what counts
 _MASK = (1 << HIT_BITS) - 1
 _HEAD = 512  # bytes of a line that make its shape
 _LONG = 8 * _HEAD  # bytes of it that say whom it names
@@ -70,6 +71,7 @@ class _Rule:
 
     def __init__(self, signature: Signature) -> None:
         self.fact = bool(signature.fact)
+        self.is_progress = signature.fact == "run_step"
         self.unless = tuple(re.compile(p.encode(), re.MULTILINE) for p in signature.unless)
         captures = (re.compile(p.encode(), re.MULTILINE) for p in signature.capture)
         self.naming = tuple(
@@ -216,7 +218,9 @@ class Repeats:
                 starts.append(start)
         # What facts say may differ each time: the oldest and the newest count.
         for found in said.values():
-            kept = found if len(found) <= 2 * MAX_FACTS else found[:MAX_FACTS] + found[-MAX_FACTS:]
+            steps = all(r.is_progress for r in found[0][2].group.rules)
+            most = MAX_STEPS if steps else MAX_FACTS
+            kept = found if len(found) <= 2 * most else found[:most] + found[-most:]
             expand += [e << HIT_BITS | s for _, e, shape in kept for s in shape.group.signatures]
         return sorted(expand) if said else expand
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raywatch.core.lineage import Runs, is_placeholder, owners_of, same_storage
-from raywatch.model import Entity, Incident, Run
+from raywatch.model import Entity, Incident, Rank, Run
 from raywatch.observations import JobSeen, WorkerSeen
 
 ACTIVE = ("PENDING", "RUNNING")
@@ -32,12 +32,16 @@ def driver_end(runs: Runs, run: Run) -> WorkerSeen | None:
 
 
 def ranks_left(runs: Runs, run: Run) -> tuple[str, ...]:
-    """Name the ranks that are not known to be gone. What is not known counts as not gone."""
+    """Name the ranks that are not known to be gone. What is not known counts as not gone.
+
+    Of a declared run its output names ranks by their numbers: they are children of its driver, and end with their launcher.
+    """
     life = runs.life(run.id)
     left = [
         f"rank {r.world_rank}"
         for r in run.ranks
         if not _is_gone(runs, r.actor_id, r.node_id, r.worker_id)
+        if not (run.framework and r == Rank(r.world_rank, log_file=r.log_file))
     ]
     mine = {r.actor_id for r in run.ranks}
     left += [

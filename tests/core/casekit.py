@@ -28,7 +28,7 @@ def facts_of(case: str, engine: Engine):
     for path, stream in members(str(CASES / f"{case}.tar.xz")):
         source = describe(path)
         data = _whole(stream)
-        if source is None or not data or source.component == "unknown":
+        if source is None or not data:
             continue
         chunk = Chunk(source, FileId(0, 0), 0, 1, data, 0.0, final=True)
         found += examine(engine, chunk, timezone.utc).facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from raywatch.core.policy import apply_outcome, decide
-from raywatch.core.runs import checkpoint_seen
+from raywatch.core.saved import checkpoint_seen
 from raywatch.core.taxonomy import parse_taxonomy
 from raywatch.model import (
     Action,

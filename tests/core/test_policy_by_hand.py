@@ -8,7 +8,7 @@ import pytest
 
 from raywatch.core.policy import approve, decide_by_hand
 from raywatch.core.relevance import FIRED
-from raywatch.core.runs import checkpoint_seen
+from raywatch.core.saved import checkpoint_seen
 from raywatch.model import CheckpointProblem
 from tests.core.desk import (
     BY_COMMAND,

@@ -9,7 +9,7 @@ import pytest
 
 from raywatch.core.policy import apply_outcome, progress
 from raywatch.core.relevance import is_about_now
-from raywatch.core.runs import checkpoint_seen
+from raywatch.core.saved import checkpoint_seen
 from raywatch.model import CheckpointProblem, Entity, Outcome, Trust
 from raywatch.observations import SessionSeen
 from tests.core.desk import (

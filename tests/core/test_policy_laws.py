@@ -11,7 +11,8 @@ from hypothesis.stateful import rule as event
 
 from raywatch.core.policy import apply_outcome, approve, decide, decide_by_hand, progress
 from raywatch.core.relevance import FIRED
-from raywatch.core.runs import Runs, checkpoint_seen, note, observe
+from raywatch.core.runs import Runs, note, observe
+from raywatch.core.saved import checkpoint_seen
 from raywatch.core.taxonomy import parse_taxonomy
 from raywatch.model import (
     Action,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from raywatch.core.lineage import restored
-from raywatch.core.runs import checkpoint_seen
+from raywatch.core.saved import checkpoint_seen
 from raywatch.model import Trust
 from raywatch.observations import SessionSeen
 from tests.core.desk import DEAD, FAILED, NINE, RULE, Desk, caused, failed, resumed, started

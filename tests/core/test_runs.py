@@ -8,7 +8,6 @@ import pytest
 
 from raywatch.core.levels import fault_tolerance
 from raywatch.core.runs import (
-    checkpoint_seen,
     note,
     observe,
     ranks_left,
@@ -18,6 +17,7 @@ from raywatch.core.runs import (
     submission_status,
     touches_life,
 )
+from raywatch.core.saved import checkpoint_seen
 from raywatch.model import Checkpoint, CheckpointProblem, Evidence, Fact, Rank, Run
 from raywatch.observations import EndpointHealth, SessionSeen, WorkerSeen
 from tests.core.runkit import (

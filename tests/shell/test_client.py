@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import pytest
 
@@ -18,6 +18,7 @@ from raywatch.client import ClientError, chosen, make_client, run_names
 from raywatch.core.lineage import Runs
 from raywatch.core.runview import CheckpointJson, RunJson, run_json
 from raywatch.model import Rank, Run
+from raywatch.tables import run_story
 from raywatch.web import Api, make_app, port_of, serve
 
 RAYWATCH = Path(sys.executable).with_name("raywatch")
@@ -526,3 +527,77 @@ def test_a_shell_completes_what_the_daemon_knows():
         assert complete(url, "raywatch nodes w") == ["worker-7"]
     assert complete("http://127.0.0.1:9", "raywatch runs ") == []
     assert complete("nonsense", "raywatch runs ") == []
+
+
+LATER = 1764028800.0 + 600  # ten minutes after AT
+TRAINING: RunJson = {
+    **RUN,
+    "status": "running",
+    "framework": "horovod",
+    "step_at": "2025-11-25T00:09:50.000Z",
+    "started_at": "2025-11-24T23:00:00.000Z",
+    "ended_at": None,
+    "checkpoint": {**CHECKPOINT, "at": "2025-11-25T00:08:00.000Z"},
+    "next_restart": {"owner": "ray_train", "reason": "1 of 3 restarts are used"},
+    "failures": {"max": 3, "used": 1},
+    "preemptions": {"max": -1, "used": 2},
+    "driver": {"node": "ab" * 28, "pid": 7, "alive": True},
+    "controller": {"node": "", "pid": 0, "alive": None},
+    "attempts": [
+        {
+            "started_at": "2025-11-24T23:00:00.000Z",
+            "ended_at": "2025-11-25T00:00:00.000Z",
+            "status": "failed",
+            "world_size": 4,
+            "job": "02000000",
+            "why": HOSTILE,
+            "class": "node_lost",
+            "incident": "iaa1",
+        }
+    ],
+}
+
+
+def test_a_story_says_at_a_glance_how_a_run_stands():
+    """Is it training, at which step, what would be lost now, who starts it again if a node dies."""
+    shown = run_story(TRAINING, [], [], LATER).splitlines()
+
+    assert shown[0] == "exp  running"
+    for row in (
+        "  framework  horovod",
+        "  step       12, 10s ago",
+        "  at risk    2m of work, 3 steps since the checkpoint",
+        "  next       ray train starts it again (1 of 3 restarts are used)",
+        "  failures   1 of 3 used, 2 left",
+        "  preempted  2 of any number used",
+        "  driver     alive, on abababababab pid 7",
+        "  controller not known whether it lives, on ?",
+        "  1h  failed  4 workers  ended 10m ago  node_lost iaa1",
+    ):
+        assert row in shown
+
+
+@pytest.mark.parametrize(
+    ("more", "risk"),
+    [
+        ({}, "2m of work, 3 steps since the checkpoint"),
+        ({"step": None}, "2m of work since the checkpoint"),
+        ({"checkpoint": None}, "all of it: 1h without a known checkpoint"),
+        ({"status": "finished"}, ""),
+        ({"checkpoint": None, "started_at": None}, ""),
+    ],
+)
+def test_what_would_be_lost_now(more, risk):
+    """Nothing of a run that finished; of one without a checkpoint all."""
+    told = run_story(cast("RunJson", {**TRAINING, **more}), [], [], LATER)
+    rows = [x.removeprefix("  at risk    ") for x in told.splitlines() if x.startswith("  at risk")]
+
+    assert rows == ([risk] if risk else [])
+
+
+def test_what_ended_an_attempt_is_shown_safely():
+    """Its words come from a log."""
+    attempt = {**TRAINING["attempts"][0], "class": ""}
+    told = run_story(cast("RunJson", {**TRAINING, "attempts": [attempt]}), [], [], LATER)
+
+    assert not set(told) & set("\x1b\x07\u202e")
