@@ -1,4 +1,4 @@
-"""A client of the daemon's HTTP API: what `raywatch incidents`, `runs`, `actions`, `approve` and `resume` do.
+"""A client of the daemon's HTTP API: what `raywatch incidents`, `runs`, `capacity`, `actions`, `approve` and `resume` do.
 
 Standard library only, so that a verb starts fast. It uses no proxy and follows no redirect: a token goes to the
 address that the user named and nowhere else.
@@ -22,6 +22,7 @@ from raywatch.tables import (
     ActionRow,
     RunRow,
     actions_table,
+    capacity_story,
     did,
     incident_story,
     incidents_table,
@@ -258,6 +259,14 @@ def show_actions(client: Client, now: float, *, as_json: bool) -> Shown:
     body = client.get("/api/v1/actions")
     text = body.decode() if as_json else actions_table(json.loads(body)["actions"], now)
     return Shown(text, 0)
+
+
+def show_capacity(client: Client, now: float, *, as_json: bool) -> Shown:
+    """Say why machines do not come. Exit code 1 where something waits for them."""
+    body = client.get("/api/v1/autoscaling")
+    found = json.loads(body)
+    text = body.decode() if as_json else capacity_story(found, now)
+    return Shown(text, int(bool(found["demands"])))
 
 
 def do_approve(client: Client, text: str, *, as_json: bool) -> Shown:

@@ -21,7 +21,7 @@ from raywatch.model import RaywatchError
 MAX_WAIT_S = 30.0
 INDEX = (
     "raywatch: /metrics /healthz /readyz /api/v1/snapshot /api/v1/incidents /api/v1/runs"
-    " /api/v1/actions\n"
+    " /api/v1/actions /api/v1/autoscaling\n"
 )
 Answer: TypeAlias = "Awaitable[tuple[int, Mapping[str, object]]]"  # HTTP status, JSON
 Row: TypeAlias = "dict[str, object]"
@@ -80,6 +80,7 @@ def make_app(api: Api) -> web.Application:
             web.get("/api/v1/runs", partial(_runs, api)),
             web.get(r"/api/v1/runs/{id:[\s\S]+}", partial(_run, api)),  # an id may hold a path
             web.get("/api/v1/actions", partial(_actions, api)),
+            web.get("/api/v1/autoscaling", partial(_autoscaling, api)),
             web.post(r"/api/v1/runs/{id:[\s\S]+}/resume", partial(_resume, api)),
             web.post("/api/v1/actions/{key}/approve", partial(_approve, api)),
         ]
@@ -231,6 +232,10 @@ async def _resume(api: Api, request: web.Request) -> web.Response:
         return _error(400, 'the body is empty or {"dry_run": true}')
     status, body = await api.resume(request.match_info["id"], dry_run)
     return web.json_response(body, status=status)
+
+
+async def _autoscaling(api: Api, _request: web.Request) -> web.Response:
+    return web.json_response(json.loads(api.snapshot(-1) or b"{}").get("autoscaling", {}))
 
 
 async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:

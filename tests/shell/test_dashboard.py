@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raywatch.collect import rayjson
-from raywatch.collect.dashboard import ENDPOINTS, TRAIN, DashboardPoller
+from raywatch.collect.dashboard import DashboardPoller
+from raywatch.collect.endpoints import ENDPOINTS, TRAIN
 from raywatch.collect.rayauth import Token, TokenError, find_token
 from raywatch.observations import EndpointHealth, JobSeen, NodeSeen, TrainRunSeen
 
