@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import aiohttp
 
-from raywatch.collect.endpoints import ENDPOINTS, SERVE, STATUS, TRAIN, TRAIN_V1, Endpoint
+from raywatch.collect.endpoints import SERVE, STATUS, TRAIN, TRAIN_V1, Endpoint
 from raywatch.collect.rayauth import Token
 from raywatch.collect.rayjson import load, shortfall
-from raywatch.collect.schedule import SAME_FOR_ALL, Schedule
+from raywatch.collect.schedule import SAME_FOR_ALL, Schedule, same_for
 from raywatch.collect.trainstate import off_reason
 from raywatch.httpbody import whole
 from raywatch.observations import (
@@ -86,9 +86,9 @@ class DashboardPoller:
                 health, rows = self._read(endpoint, body, health)
             self._schedule.answered(endpoint, health, self._steady())
             seen += self._health_news(health)
+            for other in same_for(endpoint, health):  # none of them sees anything; said once
+                seen += self._health_news(replace(health, name=other.name), quiet=True)
             if health.state in SAME_FOR_ALL:
-                for other in ENDPOINTS:  # none of them sees anything; said once
-                    seen += self._health_news(replace(health, name=other.name), quiet=True)
                 break
             if rows is not None:
                 seen += self._news(endpoint, rows)

@@ -42,21 +42,21 @@ class Endpoint:
     parse: Parse
 
 
-STATUS = Endpoint("autoscaler", "/api/cluster_status?format=1", 10.0, 4.0, parse_status)
+STATUS = Endpoint("autoscaler", "/api/cluster_status?format=1", 10.0, 5.0, parse_status)
 GROUPS = Endpoint(
     "groups",
     f"/api/v0/placement_groups?detail=1&limit=10000{_WAITING}",
     10.0,
-    4.0,
+    5.0,
     parse_groups,
 )
-# In trouble all of this together, with Ray Train and Serve, is less than five requests a second.
+# In trouble all of this together, with Ray Train, Serve and the burst at its beginning, is < 5 requests a second.
 ENDPOINTS = (
-    Endpoint("version", "/api/version", 10.0, 4.0, parse_version),
+    Endpoint("version", "/api/version", 10.0, 5.0, parse_version),
     Endpoint("jobs", "/api/jobs/", 5.0, 1.0, parse_jobs),
     Endpoint("nodes", "/api/v0/nodes?detail=1&limit=10000", 5.0, 1.0, parse_nodes),
-    Endpoint("actors", "/api/v0/actors?detail=1&limit=10000", 10.0, 1.0, parse_actors),
-    Endpoint("workers", "/api/v0/workers?detail=1&limit=10000", 10.0, 2.0, parse_workers),
+    Endpoint("actors", "/api/v0/actors?detail=1&limit=10000", 10.0, 1.5, parse_actors),
+    Endpoint("workers", "/api/v0/workers?detail=1&limit=10000", 10.0, 2.5, parse_workers),
     STATUS,
     GROUPS,
 )

@@ -118,7 +118,7 @@ def _pending(lines: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
         if found := _LAUNCHING.fullmatch(line):
             counts[found[1], "launching"] += int(found[2])
         elif found := _STARTING.fullmatch(line):
-            counts[found[2], found[3]] += 1
+            counts[found[2], found[3] or "starting"] += 1  # v2 often knows no more
     return tuple((kind, how, count) for (kind, how), count in sorted(counts.items()))
 
 

@@ -94,6 +94,15 @@ class Schedule:
         return NEEDS[endpoint.name] not in self._living
 
 
+def same_for(endpoint: Endpoint, health: EndpointHealth) -> list[Endpoint]:
+    """Return the endpoints for which an answer stands, beside the one that gave it."""
+    if health.state in SAME_FOR_ALL:
+        return [e for e in ENDPOINTS if e is not endpoint]
+    if health.state == "busy":
+        return [e for e in ENDPOINTS if e is not endpoint and _shared(e) == _shared(endpoint)]
+    return []
+
+
 def _shared(endpoint: Endpoint) -> str:
     """Return under what name it waits: Ray counts all questions of the State API together."""
     return STATE_API if endpoint.path.startswith(STATE_API) else endpoint.name

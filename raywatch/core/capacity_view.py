@@ -179,7 +179,8 @@ def why(capacity: Capacity) -> str:
     if not waiting:
         coming = _coming(capacity)
         return f"{_NOTHING}{'; ' + coming if coming else ''}."
-    more = f", and {len(waiting) - 1} other demands wait" if len(waiting) > 1 else ""
+    others = len(waiting) - 1
+    more = f", and {others} other demand{'s wait' if others > 1 else ' waits'}" if others else ""
     reasons = "; ".join(filter(None, _reasons(capacity, waiting)))
     return f"{_counted(waiting[0].demand)}{more}: {reasons}."
 

@@ -61,6 +61,7 @@ def start_autoscaled(
             "type": "external",
             "module": module,
             "launch_multiple": autoscaler == "v2",
+            "use_node_id_as_ip": True,
             "head_node_id": _HEAD_ID,
         },
         "available_node_types": types,
