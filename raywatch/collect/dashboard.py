@@ -159,12 +159,13 @@ class DashboardPoller:
 
     def _over(self) -> list[Observation]:
         """Tell that there are no Serve applications any more: nobody is left who could say so."""
-        if not self._rows.get(SERVE.name) or not self._schedule.is_over(SERVE):
+        known = self._rows.get(SERVE.name, {}).values()
+        if not any(isinstance(o, ServeSeen) and o.apps for o in known):
             return []
-        self._bodies.pop(SERVE.name, None)
-        return (
-            self._news(SERVE, [ServeSeen(self._clock(), ())]) if self._rows.pop(SERVE.name) else []
-        )
+        if not self._schedule.is_over(SERVE):
+            return []
+        self._bodies.pop(SERVE.name, None)  # the same applications may come back
+        return self._news(SERVE, [ServeSeen(self._clock(), ())])
 
 
 def _verdict(

@@ -43,11 +43,14 @@ _REQUEST_ID = re.compile(r" with request id [0-9a-f-]{1,60}:")
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A demand that waits at least since `since` (unix seconds). `who`: names or ids, where they are known."""
+    """A demand that waits at least since `since` (unix seconds). `who`: names or ids, where they are known.
+
+    `lost_at`: since when it is not reported any more; then it soon ceases.
+    """
 
     demand: Demanded
     since: float
-    seen_at: float
+    lost_at: float | None = None
     infeasible: bool = False
     who: tuple[str, ...] = ()
 
@@ -148,17 +151,18 @@ def _demanded(capacity: Capacity, now: float) -> Capacity:
             _add(told, demand, now)
     for group in capacity.groups or ():
         _add(told, Demanded("group", group.bundles, 1), now, group)
-    flickering = {
-        k: w
+    lost = {
+        k: replace(w, lost_at=now if w.lost_at is None else w.lost_at)
         for k, w in capacity.waiting.items()
-        if k not in told and k[0] != "group" and now - w.seen_at < FLICKER_S
+        if k not in told and k[0] != "group"
     }
+    flickering = {k: w for k, w in lost.items() if now - (w.lost_at or now) < FLICKER_S}
     fresh = {k: at for k, at in capacity.infeasible.items() if now - at < INFEASIBLE_S}
     failures = {k: f for k, f in capacity.failures.items() if now - f.last_at < FAILURE_S}
     trouble = (
         capacity.trouble if capacity.trouble and now - capacity.trouble[1] < FAILURE_S else None
     )
-    ends = [w.seen_at + FLICKER_S for w in flickering.values()]
+    ends = [(w.lost_at or now) + FLICKER_S for w in flickering.values()]
     ends += [at + INFEASIBLE_S for at in fresh.values()]
     ends += [f.last_at + FAILURE_S for f in failures.values()]
     ends += [trouble[1] + FAILURE_S] if trouble else []
@@ -183,11 +187,11 @@ def _add(
     who = () if group is None else (group.name or group.group_id,)
     known = told.get(shape)
     if known is None:
-        told[shape] = Waiting(demand, since, now, who=who)
+        told[shape] = Waiting(demand, since, who=who)
     else:
         count = known.demand.count + demand.count
         demand = replace(demand, count=count)
-        told[shape] = Waiting(demand, min(since, known.since), now, who=(*known.who, *who))
+        told[shape] = Waiting(demand, min(since, known.since), who=(*known.who, *who))
 
 
 def _known(new: Waiting, old: Waiting | None, infeasible: Mapping[Bundle, float]) -> Waiting:

@@ -1,4 +1,4 @@
-"""What other versions of Ray answer, recorded: python -m tests.bench.answers [--into FOLDER] [VERSION...].
+"""What other versions of Ray answer, recorded: python -m tests.bench.answers [--into FOLDER] [--versions 2.9.3 ...].
 
 For each: a throw-away environment and a private head on which work waits that nothing can satisfy, a Serve application
 runs and a Ray Train v1 run ended. The bodies go to FOLDER/<version>/ (tests/api), without the paths of this machine.
@@ -17,17 +17,19 @@ import tempfile
 import threading
 from pathlib import Path
 
-from raywatch.collect.endpoints import GROUPS, SERVE, STATUS, TRAIN_V1
+from raywatch.collect import endpoints
 from tests.bench.versions import VERSIONS, install
 from tests.daemons import until
 from tests.ray.cluster import Cluster, free_ports, start_head
 
-ENDPOINTS = {
-    "cluster_status": STATUS,
-    "placement_groups": GROUPS,
-    "serve": SERVE,
-    "train_v1": TRAIN_V1,
+NEW = {
+    "cluster_status": endpoints.STATUS,
+    "placement_groups": endpoints.GROUPS,
+    "serve": endpoints.SERVE,
+    "train_v1": endpoints.TRAIN_V1,
 }
+ALL = {**{e.name: e for e in endpoints.ENDPOINTS[1:5]}, **NEW}
+TRACKED = {"RAY_TRAIN_V2_ENABLED": "0", "RAY_TRAIN_ENABLE_STATE_TRACKING": "1"}
 API = Path(__file__).parent.parent / "api"
 EXTRAS = "default,serve,train"
 WAITING = """
@@ -96,11 +98,9 @@ class Program:
     """A program beside the cluster until it waits; a context manager that ends it."""
 
     def __init__(self, python: Path, text: str, *more: str, cluster: Cluster) -> None:
-        told = {"RAY_ADDRESS": cluster.address, "RAY_TRAIN_V2_ENABLED": "0"}
-        told |= {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1"}
         self._process = subprocess.Popen(
             [str(python), "-c", text, *more],
-            env={**cluster.environ, **told},
+            env={**cluster.environ, "RAY_ADDRESS": cluster.address},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -141,9 +141,9 @@ def neutral(body: object, cluster: Cluster) -> str:
     return re.sub(r"/[\w./-]+/lib/python3\.\d+", "/usr/lib/python3", text) + "\n"
 
 
-def record(version: str, binaries: Path, into: Path) -> None:
+def record(version: str, binaries: Path, into: Path, names: list[str]) -> None:
     """Start a cluster of this version, let work wait on it, and write down what is answered."""
-    paths = {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "RAY_SERVE_RUN_SYNC": "0"}
+    paths = {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", **TRACKED}
     python, (port,) = binaries / "python", free_ports(1)
     with (
         tempfile.TemporaryDirectory(prefix="rwa") as folder,
@@ -155,9 +155,9 @@ def record(version: str, binaries: Path, into: Path) -> None:
         stand = [training.stands(), serving.stands(), waiting.stands()]
         print(f"ray {version}: train, serve, waiting: {stand}", flush=True)
         threading.Event().wait(12)  # two rounds of the autoscaler
-        for name, endpoint in ENDPOINTS.items():
+        for name in names:
             try:
-                body = cluster.ask(endpoint.path)
+                body = cluster.ask(ALL[name].path)
             except OSError as error:
                 print(f"    {name}: {error}", flush=True)
                 continue
@@ -169,9 +169,10 @@ def record(version: str, binaries: Path, into: Path) -> None:
 def main() -> int:
     """Record; print a line a version."""
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("versions", nargs="*", default=VERSIONS)
+    asked.add_argument("--versions", nargs="+", default=VERSIONS)
     asked.add_argument("--into", type=Path, default=API)
     asked.add_argument("--environments", type=Path, help="keep them here, or find them there")
+    asked.add_argument("--names", nargs="+", choices=ALL, default=[*NEW])
     given = asked.parse_args()
     with tempfile.TemporaryDirectory(prefix="rwe") as folder:
         for version in given.versions:
@@ -179,7 +180,7 @@ def main() -> int:
             binaries = home / "bin"
             if not binaries.exists():
                 install(home, version, EXTRAS)
-            record(version, binaries, given.into)
+            record(version, binaries, given.into, given.names)
     return 0
 
 

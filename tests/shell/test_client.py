@@ -101,9 +101,9 @@ ACTION = {
 
 
 @contextmanager
-def shown(*incidents, runs=(RUN,), actions=(ACTION,)):
+def shown(*incidents, runs=(RUN,), actions=(ACTION,), **more):
     """The real web server over a snapshot; yields its URL."""
-    body = {"seq": 1, "incidents": incidents, "runs": runs, "actions": actions}
+    body = {"seq": 1, "incidents": incidents, "runs": runs, "actions": actions} | more
     loop, ended, ready, at = asyncio.new_event_loop(), asyncio.Event(), threading.Event(), []
 
     async def wait(_after, _seconds):

@@ -49,6 +49,7 @@ def controller(number, how="ALIVE"):
     return {"actor_id": f"c{number}", "class_name": "TrainController", "state": how}
 
 
+# Without them nobody asks Serve or Ray Train v1.
 OPTIONAL: list[dict[str, object]] = [
     {"actor_id": "s", "name": "SERVE_CONTROLLER_ACTOR", "state": "ALIVE"},
     {"actor_id": "t", "name": "train_state_actor", "state": "ALIVE"},
@@ -74,6 +75,7 @@ class Dashboard:
         self.session = "s"
         self.train: tuple[int, str] = (500, OFF)
         self.raw: dict[str, bytes] = {}
+        self.codes: dict[str, tuple[int, str]] = {}  # what is answered instead, by path
 
     async def answer(self, request):
         """Any path."""
@@ -82,6 +84,9 @@ class Dashboard:
             await asyncio.sleep(5)
         if self.status != 200:
             return web.Response(status=self.status)
+        if request.path in self.codes:
+            status, text = self.codes[request.path]
+            return web.Response(status=status, text=text)
         if request.path in self.raw:
             return web.Response(body=self.raw[request.path])
         if request.path == TRAIN.path:
