@@ -76,6 +76,7 @@ class FakeRay:
             web.get("/api/jobs/", self._jobs),
             web.get("/api/jobs/{id}", self._one),
             web.get("/api/v0/{kind}", self._nothing),
+            web.get("/api/cluster_status", self._nothing),
         ]
 
     async def _serve(self) -> None:
