@@ -126,14 +126,19 @@ def learned(capacity: Capacity, seen: Iterable[Observation], now: float) -> Capa
             case GroupsSeen():
                 capacity = _demanded(replace(capacity, groups=item.waiting), now)
             case SessionSeen() if item.session != capacity.session:
-                fresh = Capacity(session=item.session)
-                capacity = fresh if capacity.session else replace(capacity, session=item.session)
-                actors = {} if actors is not None and fresh is capacity else actors
+                if capacity.session:
+                    capacity, actors = _begun_anew(capacity, now), {}
+                capacity = replace(capacity, session=item.session)
             case _:
                 pass
     if actors is not None:
         capacity = replace(capacity, actors=actors)
     return _demanded(capacity, now) if now >= capacity.due_at else capacity
+
+
+def _begun_anew(capacity: Capacity, now: float) -> Capacity:
+    """Forget what was of another session. The last answers stay: one that is the same in the new one is not told again."""
+    return _demanded(Capacity(report=capacity.report, groups=capacity.groups), now)
 
 
 def _note_actor(actors: dict[str, Pending], seen: ActorSeen) -> None:

@@ -201,3 +201,14 @@ def test_bundles_are_read_and_said():
     found = list(bundles_in(text))
     assert [n for _, n in found] == [3, 2]
     assert [spoken(b) for b, _ in found] == ["0.5 CPU, 1.5 GiB memory", "4 TPU, 0.001 x-y:z"]
+
+
+def test_another_session_keeps_the_last_answers_and_nothing_else():
+    """A report that is the same again is no news; who waits in it has not waited before."""
+    capacity = learned(Capacity(), [SessionSeen(0.0, "2.60.0", "s"), report(1.0, work())], 1.0)
+    capacity = heard(capacity, [refused(2.0), never(2.0)], 2.0)
+    capacity = learned(capacity, [SessionSeen(9.0, "2.60.0", "t")], 9.0)
+
+    assert ages(capacity) == [9.0]
+    assert why(capacity).endswith("(max_workers) are reached.")
+    assert learned(capacity, [SessionSeen(10.0, "2.60.0", "t")], 10.0) is capacity
