@@ -83,14 +83,10 @@ class Capacity:
     report: AutoscalerSeen | None = None
     groups: tuple[GroupSeen, ...] | None = None  # None: that list was not read
     waiting: Mapping[Shape, Waiting] = field(default_factory=dict)
-    failures: Mapping[str, Failure] = field(
-        default_factory=dict
-    )  # by node type, "" where none is named
+    failures: Mapping[str, Failure] = field(default_factory=dict)  # by node type, "": not named
     actors: Mapping[str, Pending] = field(default_factory=dict)
     infeasible: Mapping[Bundle, float] = field(default_factory=dict)  # when that was said last
-    trouble: tuple[str, float] | None = (
-        None  # what the autoscaler's log says of its own failures, and when
-    )
+    trouble: tuple[str, float] | None = None  # what its log says of its own failures, and when
     due_at: float = float("inf")  # when something of this is over by itself
     session: str = ""
 
@@ -118,8 +114,9 @@ def learned(capacity: Capacity, seen: Iterable[Observation], now: float) -> Capa
     for item in seen:
         match item:
             case ActorSeen():
-                if (item.state in _WAITS) != (item.actor_id in (actors or capacity.actors)):
-                    actors = dict(capacity.actors) if actors is None else actors
+                known = capacity.actors if actors is None else actors
+                if (item.state in _WAITS) != (item.actor_id in known):
+                    actors = dict(known) if actors is None else actors
                     _note_actor(actors, item)
             case AutoscalerSeen():
                 capacity = _demanded(replace(capacity, report=item), now)

@@ -192,6 +192,8 @@ def test_actors_without_a_process_are_counted_by_class():
     assert (row["class_name"], row["job"], row["count"]) == ("Rank", "01", 2)
     assert row["since"] == "1970-01-01T00:00:01.000Z"
     assert learned(capacity, [replace(actors[0], state="ALIVE")], 5.0) is capacity
+    again = [replace(a, state="ALIVE") for a in actors[1:]] + [replace(actors[1], at=7.0)]
+    assert [a.since for a in learned(capacity, again, 7.0).actors.values()] == [7.0]
     assert learned(capacity, [SessionSeen(6.0, "2.60.0", "t")], 6.0) == Capacity(session="t")
 
 
