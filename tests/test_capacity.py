@@ -20,6 +20,7 @@ from raywatch.collect.raystatus import (
 )
 from raywatch.core.capacity import Capacity, heard, learned
 from raywatch.core.capacity_view import capacity_json
+from raywatch.core.runs import Runs, observe
 from raywatch.model import Chunk, FileId
 from raywatch.observations import Observation
 from raywatch.pipeline import examine, load_engine
@@ -234,6 +235,8 @@ def test_runs_of_ray_train_v1_are_read(version):
     assert [(w.world_rank, w.pid, w.actor_id) for w in run.attempts[0].workers] == [
         (w["world_rank"], w["pid"], w["actor_id"]) for w in row["workers"]
     ]
+    (known,) = observe(Runs(), run, 2.0).runs.values()
+    assert (known.name, known.status, len(known.ranks)) == ("first", "finished", 1)
 
 
 # --- text of others ------------------------------------------------------------------------------
