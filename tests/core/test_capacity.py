@@ -137,6 +137,29 @@ def test_a_refusal_is_its_types_newest_in_its_best_words():
     assert list(capacity.failures) == ["gpu", "cpu"]
 
 
+def test_one_line_of_two_classes_is_the_one_that_says_more():
+    """Whichever comes first: the shipped signatures find both in it."""
+    both = [refused(1.0), replace(refused(1.0), class_id="node_launch_failed")]
+    for found in (both, both[::-1]):
+        assert heard(Capacity(), found, 1.0).failures["gpu"].class_id == "capacity_unavailable"
+
+
+def test_a_request_id_is_no_reason():
+    """v2 ends a line of its own with it."""
+    text = "launch failed with Failed to launch 1 nodes of type gpu with request id 9747a353-1585: "
+    (failure,) = heard(
+        Capacity(), [finding("node_launch_failed", text, 1.0)], 1.0
+    ).failures.values()
+    assert (failure.node_type, failure.code, failure.words) == ("gpu", "", "")
+
+
+def test_a_node_by_hand_beside_others_is_no_sign_that_nobody_starts_nodes():
+    """A head whose type nobody told is shown like one."""
+    capacity = learned(Capacity(), [report(1.0, active=((NODE, 1), ("gpu", 2)))], 1.0)
+    assert capacity.autoscaler == "runs"
+    assert [n["type"] for n in capacity_json(capacity)["nodes"]] == ["", "gpu"]
+
+
 def test_what_a_program_prints_is_no_word_of_the_autoscaler():
     """A worker may print the same line."""
     assert heard(Capacity(), [refused(1.0, component="worker")], 1.0) == Capacity()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 from raywatch.cluster import Cluster
 from raywatch.model import Evidence, Finding, Subject, Trust
@@ -100,11 +101,14 @@ def test_nothing_waits():
 
 
 def test_hostile_names_are_shown_and_not_executed():
-    """Of placement groups and node types."""
-    with shown(**cluster(HOSTILE, HOSTILE).shown()) as url:
+    """Of placement groups and node types; nor are the cloud's words."""
+    known = cluster(HOSTILE, HOSTILE)
+    said = replace(REFUSED.evidence, text=TEXT.replace("no p4d", HOSTILE))
+    known.hear([replace(REFUSED, at=21.0, evidence=said)], 21.0)
+    with shown(**known.shown()) as url:
         _, out, _ = raywatch(url, "capacity")
 
-    assert "\\x1b" in out
+    assert "\\x1b" in out.splitlines()[0]
     assert all(c.isprintable() or c == "\n" for c in out)
 
 
