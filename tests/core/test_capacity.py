@@ -1,5 +1,6 @@
 """Since when who waits, for how long a failure explains it, and what a new session forgets: timetables."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -151,6 +152,22 @@ def test_a_request_id_is_no_reason():
         Capacity(), [finding("node_launch_failed", text, 1.0)], 1.0
     ).failures.values()
     assert (failure.node_type, failure.code, failure.words) == ("gpu", "", "")
+
+
+def test_an_event_files_line_is_quoted_by_its_message():
+    """The rest of its JSON is no word of the cloud."""
+    said = {
+        "message": "Failed to launch 3 node(s) of type gpu. (NoStock): none left.",
+        "timestamp": "1",
+    }
+    found = finding("capacity_unavailable", json.dumps(said), 1.0, "event")
+    (failure,) = heard(Capacity(), [found], 1.0).failures.values()
+    assert (failure.code, failure.words) == ("NoStock", "none left")
+    odd = [
+        finding("resources_infeasible", t, 1.0, "event")
+        for t in ("{", "{[}", "[" * 9, '{"message": 3}')
+    ]
+    assert heard(Capacity(), odd, 1.0).infeasible == {}
 
 
 def test_a_node_by_hand_beside_others_is_no_sign_that_nobody_starts_nodes():
