@@ -215,6 +215,22 @@ def nodes(node: str, *, url: str, token_file: str | None, as_json: bool) -> int:
 
 @cli.command()
 @asks_daemon
+def capacity(*, url: str, token_file: str | None, as_json: bool) -> int:
+    """Say why work does not get its nodes: who waits, what was asked of the cloud, and what it answered.
+
+    Exit code: 0 nothing waits, 1 something waits, 2 usage error or no daemon.
+    """
+    import time
+
+    from raywatch.client import show_capacity
+
+    shown = show_capacity(reach(url, token_file), time.time(), as_json=as_json)
+    click.echo(shown.text)
+    return shown.code
+
+
+@cli.command()
+@asks_daemon
 def actions(*, url: str, token_file: str | None, as_json: bool) -> int:
     """List what was decided about runs that failed, and what came of it."""
     import time

@@ -1,4 +1,4 @@
-"""A client of the daemon's HTTP API: what `raywatch incidents`, `runs`, `nodes`, `actions`, `approve` and `resume` do.
+"""A client of the daemon's HTTP API: what the verbs do that ask a running daemon.
 
 Standard library only, so that a verb starts fast. It uses no proxy and follows no redirect: a token goes to the
 address that the user named and nowhere else.
@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
+from raywatch.capacitytables import capacity_story
 from raywatch.core.nodeview import NodeJson
 from raywatch.core.runview import RunJson
 from raywatch.core.view import IncidentJson
 from raywatch.model import RaywatchError
 from raywatch.nodetables import node_story, nodes_table
+from raywatch.noticetables import notices_table
 from raywatch.tables import (
     ActionRow,
     actions_table,
     did,
     incident_story,
     incidents_table,
-    notices_table,
     run_story,
     runs_table,
     would_resume,
@@ -312,6 +313,14 @@ def show_notices(client: Client, now: float, *, as_json: bool) -> Shown:
     """List what clouds announced and what was done about it."""
     body = client.get("/api/v1/notices")
     return _shown(body, 0, lambda: notices_table(json.loads(body)["notices"], now), as_json=as_json)
+
+
+def show_capacity(client: Client, now: float, *, as_json: bool) -> Shown:
+    """Say why machines do not come. Exit code 1 where something waits for them."""
+    body = client.get("/api/v1/autoscaling")
+    found = json.loads(body)
+    code = int(bool(found["demands"]))
+    return _shown(body, code, lambda: capacity_story(found, now), as_json=as_json)
 
 
 def do_approve(client: Client, text: str, *, as_json: bool) -> Shown:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import NamedTuple
 
-from raywatch.collect.dashboard import ENDPOINTS, TRAIN
+from raywatch.collect.endpoints import ENDPOINTS, SERVE, TRAIN, TRAIN_V1
+from raywatch.core import capacity
 from raywatch.core.blindness import Standing, aged, heard, unasked
+from raywatch.core.capacity_view import capacity_json
 from raywatch.core.nodeview import Known, forgotten, learned, session_over
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
@@ -18,13 +21,15 @@ from raywatch.observations import (
     NodeSeen,
     Observation,
     PodSeen,
+    ServeAppSeen,
+    ServeSeen,
     SessionSeen,
 )
 from raywatch.pods import Pods
 from raywatch.pushing import Told
 
 TIDY_S = 60.0  # between two looks for nodes that ended long ago
-DASHBOARD = (*(e.name for e in ENDPOINTS), TRAIN.name)
+DASHBOARD = tuple(e.name for e in (*ENDPOINTS, TRAIN, TRAIN_V1, SERVE))
 
 
 class Said(NamedTuple):
@@ -59,12 +64,15 @@ class Cluster:
         self.session = ""  # the one that the dashboard says it is of
         self.nodes: Mapping[str, Known] = {}
         self._tidied_at = 0.0
+        self._capacity = capacity.Capacity()
+        self._serve: tuple[ServeAppSeen, ...] = ()
 
     def learn(self, seen: Iterable[Observation], now: float) -> Said:
         """Take in observations, in their order."""
-        said = Said([], [])
+        said, items = Said([], []), list(seen)
+        self._capacity = capacity.learned(self._capacity, items, now)
         nodes: list[NodeSeen] = []
-        for item in seen:
+        for item in items:
             match item:
                 case EndpointHealth():
                     self._sources[item.name] = heard(self._sources.get(item.name), item)
@@ -79,6 +87,8 @@ class Cluster:
                     self._pods.pod(item, now)
                 case KubeRaySeen():
                     self._resource(item, now)
+                case ServeSeen():
+                    self._serve = item.apps
                 case _:
                     pass
         before = self.nodes
@@ -89,6 +99,10 @@ class Cluster:
         said.findings.extend(told.findings)
         said.facts.extend(told.facts)
         return said
+
+    def hear(self, findings: Iterable[Finding], now: float) -> None:
+        """Take in findings: what the autoscaler's own log says of machines that do not come."""
+        self._capacity = capacity.heard(self._capacity, findings, now)
 
     def _resource(self, seen: KubeRaySeen, now: float) -> None:
         self._pods.resource(seen, now)
@@ -127,11 +141,13 @@ class Cluster:
 
     def made_of(self) -> tuple[object, ...]:
         """Return the values, never changed in place, of which `shown` is made."""
-        return (self._kuberay,)
+        return self._kuberay, self._capacity, self._serve
 
     def shown(self) -> dict[str, object]:
         """Show what is known of the cluster as the API does."""
-        return {"kuberay": [_shown(r) for r in self._kuberay.values()]} if self._kuberay else {}
+        kuberay = {"kuberay": [_shown(r) for r in self._kuberay.values()]} if self._kuberay else {}
+        serve = [asdict(app) for app in self._serve]
+        return {**kuberay, "autoscaling": capacity_json(self._capacity), "serve": serve}
 
 
 def source_row(standing: Standing) -> dict[str, str | int | None]:

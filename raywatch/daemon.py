@@ -193,6 +193,7 @@ class Daemon:
     def _correlate(self, findings: list[Finding], facts: list[Fact], now: float) -> None:
         classes = self._rules.engine.ruleset.classes
         known = self.state.drains
+        self._cluster.hear(findings, now)
         self.state, changes = correlate_all(
             self.state, facts, findings, classes, undated_may_open=False
         )

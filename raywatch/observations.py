@@ -1,10 +1,12 @@
-"""What APIs, event files, clouds and Kubernetes say: one frozen noun for each kind of row. Imports nothing of ours."""
+"""What APIs, event files, clouds and Kubernetes say: one frozen noun for each kind of row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+from raywatch.bundles import Bundle
 
 EventKind: TypeAlias = Literal["node_dead", "node_draining", "worker_dead"]
 
@@ -151,10 +153,92 @@ class EventSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Demanded:
+    """Work that waits for resources, as an autoscaler reports it: bundles, each so many times, all of it `count` times.
+
+    kind: work (tasks or actors) | group (a placement group) | request (request_resources). `strategy`: a group's.
+    """
+
+    kind: str
+    bundles: tuple[tuple[Bundle, int], ...]
+    count: int
+    strategy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoscalerSeen:
+    """The report of Ray's autoscaler (v1 or v2) in /api/cluster_status. Without one `reports` is False.
+
+    `pending`: node type, how far it is (launching, setting-up ...), how many. `failed`: node types whose launches
+    failed lately, each with its category (LaunchFailed, or the cloud's own code). `ended`: nodes that were lost, by type.
+    """
+
+    at: float
+    reports: bool
+    active: tuple[tuple[str, int], ...] = ()
+    idle: tuple[tuple[str, int], ...] = ()
+    pending: tuple[tuple[str, str, int], ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+    ended: tuple[tuple[str, int], ...] = ()
+    demands: tuple[Demanded, ...] = ()
+    error: str = ""  # with which it ended
+    silent: bool = False  # it reports nothing new for a minute
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSeen:
+    """A placement group that waits for resources. `since`: when it was asked for, unix seconds."""
+
+    group_id: str
+    name: str
+    job_id: str
+    state: str  # PENDING | RESCHEDULING
+    why: str  # INFEASIBLE | NO_RESOURCES | PENDING ... : its last attempt
+    bundles: tuple[tuple[Bundle, int], ...]
+    since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsSeen:
+    """All placement groups that wait now."""
+
+    at: float
+    waiting: tuple[GroupSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentSeen:
+    """A deployment of a Serve application; `replicas` by state."""
+
+    name: str
+    status: str
+    message: str
+    replicas: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeAppSeen:
+    """An application of /api/serve/applications/."""
+
+    name: str
+    status: str  # NOT_STARTED DEPLOYING DEPLOY_FAILED RUNNING UNHEALTHY DELETING
+    message: str
+    deployments: tuple[DeploymentSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSeen:
+    """All Serve applications that there are now."""
+
+    at: float
+    apps: tuple[ServeAppSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointHealth:
     """How an API or other source answered last.
 
-    state: up | refused | timeout | unauthorized (401) | forbidden (403) | error (other status) | off
+    state: up | refused | timeout | unauthorized (401) | forbidden (403) | busy (429) | error (other status) | off
     `at` is the time of this try, `answered_at` that of its last good answer as far as who asks knows.
     """
 
@@ -246,6 +330,9 @@ Observation: TypeAlias = (
     | JobSeen
     | TrainRunSeen
     | SessionSeen
+    | AutoscalerSeen
+    | GroupsSeen
+    | ServeSeen
     | EventSeen
     | EndpointHealth
     | PodSeen

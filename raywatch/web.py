@@ -25,7 +25,7 @@ MAX_EVENTS = 16 << 20  # bytes; a thousand events of Ray are some 2 MB
 EVENTS = "/api/v1/events"
 INDEX = (
     "raywatch: /metrics /healthz /readyz /api/v1/snapshot /api/v1/incidents /api/v1/runs"
-    " /api/v1/nodes /api/v1/actions\n"
+    " /api/v1/nodes /api/v1/autoscaling /api/v1/actions /api/v1/notices\n"
 )
 Answer: TypeAlias = "Awaitable[tuple[int, Mapping[str, object]]]"  # HTTP status, JSON
 Row: TypeAlias = "dict[str, object]"
@@ -90,6 +90,7 @@ def make_app(api: Api) -> web.Application:
             web.get("/api/v1/nodes/{id}", partial(_node, api)),
             web.get("/api/v1/actions", partial(_actions, api)),
             web.get("/api/v1/notices", partial(_notices, api)),
+            web.get("/api/v1/autoscaling", partial(_autoscaling, api)),
             web.post(r"/api/v1/runs/{id:[\s\S]+}/resume", partial(_resume, api)),
             web.post("/api/v1/actions/{key}/approve", partial(_approve, api)),
             web.post(EVENTS, partial(_events, api)),
@@ -198,7 +199,9 @@ class _Seen(NamedTuple):
 def _seen(api: Api, kind: str) -> _Seen:
     told = json.loads(api.snapshot(-1) or b"{}")
     blind = [b for b in told.get("blind", ()) if kind in b["spoils"]]
-    return _Seen(kind, told.get(kind, []), [*_stuck(told.get("now"), time.time()), *blind])
+    rows = told.get(kind, [])
+    rows = rows if isinstance(rows, list) else [rows]
+    return _Seen(kind, rows, [*_stuck(told.get("now"), time.time()), *blind])
 
 
 def _stuck(shown_at: str | None, now: float) -> list[Row]:
@@ -305,6 +308,11 @@ async def _events(api: Api, request: web.Request) -> web.Response:
         pushed = None
     status, body = await api.events(pushed)
     return web.json_response(body, status=status)
+
+
+async def _autoscaling(api: Api, _request: web.Request) -> web.Response:
+    seen = _seen(api, "autoscaling")
+    return seen.one(seen.rows)
 
 
 async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:

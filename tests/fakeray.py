@@ -82,6 +82,7 @@ class FakeRay:
             web.get("/api/jobs/{id}", self._one),
             web.get("/api/v0/nodes", self._nodes),
             web.get("/api/v0/{kind}", self._nothing),
+            web.get("/api/cluster_status", self._nothing),
         ]
 
     async def _serve(self) -> None:

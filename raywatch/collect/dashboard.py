@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import aiohttp
 
+from raywatch.collect.endpoints import SERVE, STATUS, TRAIN, TRAIN_V1, Endpoint
 from raywatch.collect.rayauth import Token
-from raywatch.collect.rayjson import (
-    load,
-    parse_actors,
-    parse_jobs,
-    parse_nodes,
-    parse_train,
-    parse_version,
-    parse_workers,
-    shortfall,
-)
-from raywatch.collect.trainstate import TrainGate, off_reason
+from raywatch.collect.rayjson import load, shortfall
+from raywatch.collect.schedule import SAME_FOR_ALL, Schedule, same_for
+from raywatch.collect.trainstate import off_reason
 from raywatch.httpbody import whole
 from raywatch.observations import (
     ActorSeen,
+    AutoscalerSeen,
     EndpointHealth,
     JobSeen,
     NodeSeen,
     Observation,
+    ServeSeen,
     SessionSeen,
     TrainRunSeen,
     WorkerSeen,
@@ -36,34 +30,9 @@ from raywatch.observations import (
 
 log = logging.getLogger("raywatch.dashboard")
 MAX_BODY = 64 << 20
-ALERT_S = 30.0  # for so long after a nudge everything is asked every second
-ALERT_EVERY_S = 1.0
 HEALTH_EVERY_S = 30.0
-NEVER = float("-inf")
 TURN_S = 0.5
-BACK_OFF_S = 10.0
-SAME_FOR_ALL = frozenset(["refused", "unauthorized", "forbidden"])
-Parse = Callable[[object, float], Sequence[Observation]]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What is asked, how often while nothing happens, and how the answer is read."""
-
-    name: str
-    path: str
-    every_s: float
-    parse: Parse
-
-
-ENDPOINTS = (
-    Endpoint("version", "/api/version", 10.0, parse_version),
-    Endpoint("jobs", "/api/jobs/", 5.0, parse_jobs),
-    Endpoint("nodes", "/api/v0/nodes?detail=1&limit=10000", 5.0, parse_nodes),
-    Endpoint("actors", "/api/v0/actors?detail=1&limit=10000", 10.0, parse_actors),
-    Endpoint("workers", "/api/v0/workers?detail=1&limit=10000", 10.0, parse_workers),
-)
-TRAIN = Endpoint("train", "/api/train/v2/runs/v1", 10.0, parse_train)
+SILENT_S = 60.0  # an autoscaler (v1) writes a new report every 5 s
 
 
 class DashboardPoller:
@@ -84,24 +53,18 @@ class DashboardPoller:
         self._url, self._token, self._emit, self._clock = url.rstrip("/"), token, emit, clock
         self._steady = steady or clock
         self._timeout, self._max_body = aiohttp.ClientTimeout(total=timeout_s), max_body
-        self._asked = {e.name: NEVER for e in ENDPOINTS}
         self._bodies: dict[str, bytes] = {}
+        self._since: dict[str, float] = {}  # when they came first
         self._notes: dict[str, str] = {}  # what the body leaves out
         self._rows: dict[str, dict[str, Observation]] = {}
-        self._train = TrainGate()
         self._health: dict[str, EndpointHealth] = {}
         self._answered: dict[str, float] = {}  # when each last answered well
         self._session = ""
-        self._alert_until = 0.0
-        self._retry_at = 0.0
-        self._lock = threading.Lock()
+        self._schedule = Schedule()
 
     def nudge(self) -> None:
         """Something failed: ask everything now and often for a while."""
-        with self._lock:
-            if self._steady() > self._alert_until - ALERT_S / 2:
-                self._asked = dict.fromkeys(self._asked, NEVER)
-            self._alert_until = self._steady() + ALERT_S
+        self._schedule.nudge(self._steady())
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -115,35 +78,23 @@ class DashboardPoller:
     async def poll(self, session: aiohttp.ClientSession) -> list[Observation]:
         """Ask what is due; return what changed and how the endpoints answered."""
         seen: list[Observation] = []
-        for endpoint in self._due(self._steady()):
-            self._asked[endpoint.name] = self._steady()
+        for endpoint in self._schedule.due(self._steady()):
+            if self._schedule.is_waiting(endpoint, self._steady()):
+                continue
+            self._schedule.asking(endpoint, self._steady())
             health, body = await self._ask(session, endpoint)
             rows = None
             if body is not None:
                 health, rows = self._read(endpoint, body, health)
-            if endpoint is TRAIN:
-                self._train = self._train.answered(health, self._steady())
+            self._schedule.answered(endpoint, health, self._steady())
             seen += self._health_news(health)
+            for other in same_for(endpoint, health):  # none of them sees anything; said once
+                seen += self._health_news(replace(health, name=other.name), quiet=True)
             if health.state in SAME_FOR_ALL:
-                self._retry_at = self._steady() + min(BACK_OFF_S, endpoint.every_s)
-                for other in ENDPOINTS:  # none of them sees anything; said once
-                    seen += self._health_news(replace(health, name=other.name), quiet=True)
                 break
             if rows is not None:
                 seen += self._news(endpoint, rows)
-        return seen
-
-    def _due(self, now: float) -> list[Endpoint]:
-        if now < self._retry_at:
-            return []
-        with self._lock:
-            alert = now < self._alert_until
-        due = [
-            e
-            for e in ENDPOINTS
-            if now - self._asked[e.name] >= (ALERT_EVERY_S if alert else e.every_s)
-        ]
-        return [*due, TRAIN] if self._train.is_due(now, alert=alert) else due
+        return seen + self._over()
 
     async def _ask(
         self, session: aiohttp.ClientSession, endpoint: Endpoint
@@ -172,12 +123,20 @@ class DashboardPoller:
         """Return the rows of a body, None where it is the last one again or cannot be read."""
         name = endpoint.name
         if body == self._bodies.get(name):
-            return replace(up, detail=self._notes[name]), None
+            return replace(up, detail=self._notes[name]), self._again(endpoint)
         found = load(body)
         if found is None:
             return replace(up, state="error", detail="the answer is no JSON"), None
         self._bodies[name], self._notes[name] = body, shortfall(found)
+        self._since[name] = self._steady()
         return replace(up, detail=self._notes[name]), endpoint.parse(found, up.at)
+
+    def _again(self, endpoint: Endpoint) -> Sequence[Observation] | None:
+        """Return what it means that a body is the last one again: a report has its time in it."""
+        if endpoint is not STATUS or self._steady() - self._since[endpoint.name] < SILENT_S:
+            return None
+        told = self._rows.get(endpoint.name, {}).values()
+        return [replace(o, silent=o.reports) for o in told if isinstance(o, AutoscalerSeen)]
 
     def _health_news(self, health: EndpointHealth, *, quiet: bool = False) -> list[Observation]:
         if health.state == "up":
@@ -195,7 +154,7 @@ class DashboardPoller:
         return [health]
 
     def _news(self, endpoint: Endpoint, seen: Sequence[Observation]) -> list[Observation]:
-        self._train = self._train.heard(seen, endpoint.name)
+        self._schedule.heard(seen, endpoint.name)
         self._enter(next((s.session for s in seen if isinstance(s, SessionSeen)), self._session))
         rows = {_key(o): o for o in seen}
         known = self._rows.get(endpoint.name, {})
@@ -207,20 +166,30 @@ class DashboardPoller:
         """Forget what an earlier session said: rows of the new one that came before its name are told again."""
         if session and self._session not in ("", session):
             self._bodies, self._rows = {}, {}
-            self._asked = dict.fromkeys(self._asked, NEVER) | {"version": self._steady()}
+            self._schedule.anew(self._steady())
         self._session = session or self._session
+
+    def _over(self) -> list[Observation]:
+        """Tell that there are no Serve applications any more: nobody is left who could say so."""
+        known = self._rows.get(SERVE.name, {}).values()
+        if not any(isinstance(o, ServeSeen) and o.apps for o in known):
+            return []
+        if not self._schedule.is_over(SERVE):
+            return []
+        self._bodies.pop(SERVE.name, None)  # the same applications may come back
+        return self._news(SERVE, [ServeSeen(self._clock(), ())])
 
 
 def _verdict(
     endpoint: Endpoint, status: int, body: bytes | None, token: Token | None
 ) -> tuple[str, str]:
     """Return the state of an endpoint that answered, and why."""
-    off = off_reason(status, body or b"") if endpoint is TRAIN else ""
+    off = off_reason(status, body or b"") if endpoint in (TRAIN, TRAIN_V1) else ""
     if off:
         return "off", off
     if status != 200:  # noqa: PLR2004 - HTTP
         tried = f"token tried: {token.source if token else 'none'}"
-        state = {401: "unauthorized", 403: "forbidden"}.get(status, "error")
+        state = {401: "unauthorized", 403: "forbidden", 429: "busy"}.get(status, "error")
         return state, f"HTTP {status}; {tried}"
     if body is None:  # half a list is no list: what is not in it is not gone
         return "error", "the answer is longer than this reads"

@@ -24,7 +24,8 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
-from raywatch.collect.rayjson import ENV_LIMIT, TEXT_LIMIT, load
+from raywatch.collect.rayjson import ENV_LIMIT, load
+from raywatch.collect.rayrows import TEXT_LIMIT
 from raywatch.observations import (
     ActorSeen,
     EventSeen,

@@ -15,7 +15,7 @@ from raywatch.observations import EndpointHealth
 STALE_S = 180.0  # Google's metadata server may hold a question for a minute
 START_S = 15.0  # until the first answers are there
 LOGS, TRAIN = "logs", "train"
-VIEWS = ("incidents", "runs", "nodes", "actions", "capacity")
+VIEWS = ("incidents", "runs", "nodes", "actions", "autoscaling")
 # Where a source is not named, it spoils all of them.
 _SPOILS: Mapping[str, tuple[str, ...]] = {
     "version": ("actions",),
@@ -24,6 +24,12 @@ _SPOILS: Mapping[str, tuple[str, ...]] = {
     "actors": ("incidents", "runs", "actions"),
     "workers": ("incidents", "actions"),
     TRAIN: ("runs",),
+    "train_v1": ("runs",),
+    "autoscaler": ("autoscaling",),
+    "groups": ("autoscaling",),
+    "serve": (),
+    "ray_events": ("incidents", "nodes"),
+    "kubernetes": ("incidents", "nodes"),
     "aws": ("incidents", "nodes"),
     "gcp": ("incidents", "nodes"),
     "azure": ("incidents", "nodes"),

@@ -14,12 +14,12 @@ import tempfile
 import venv
 from pathlib import Path
 
-from raywatch.collect.dashboard import ENDPOINTS
+from raywatch.collect.endpoints import ENDPOINTS
 from raywatch.collect.rayjson import load
 from tests.daemons import DaemonProcess, until
 from tests.ray.cluster import Cluster, start_head
 
-VERSIONS = ("2.9.3", "2.40.0", "2.49.2", "2.60.0")
+VERSIONS = ("2.9.3", "2.24.0", "2.40.0", "2.49.2", "2.60.0")
 # Old versions import pkg_resources, which newer setuptools do not have.
 BESIDE = ("setuptools<80",)
 VICTIM = """
@@ -44,10 +44,10 @@ except ray.exceptions.WorkerCrashedError:
 """
 
 
-def install(folder: Path, version: str) -> Path:
+def install(folder: Path, version: str, extras: str = "default") -> Path:
     """Make an environment with this Ray; return its `bin`."""
     venv.create(folder, with_pip=True)
-    argv = [str(folder / "bin" / "pip"), "install", "--quiet", f"ray[default]=={version}", *BESIDE]
+    argv = [str(folder / "bin" / "pip"), "install", "--quiet", f"ray[{extras}]=={version}", *BESIDE]
     subprocess.run(argv, check=True)
     return folder / "bin"
 

@@ -268,8 +268,9 @@ def start_head(
     num_cpus: int = 2,
     environ: Mapping[str, str] | None = None,
     ray: str = _RAY,
+    autoscaling: Mapping[str, object] | None = None,
 ) -> Cluster:
-    """Start a head with a dashboard and return when jobs can be submitted.
+    """Start a head with a dashboard and return when jobs can be submitted; with `autoscaling`, an autoscaler too.
 
     `temp_dir` is short (sockets live in it: 107 characters) and belongs to the cluster: `stop` removes it.
     """
@@ -295,6 +296,14 @@ def start_head(
         *("--head", f"--port={port}", f"--temp-dir={temp_dir}"),
         *(f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
     ]
+    if autoscaling:
+        provider = autoscaling["provider"]
+        assert isinstance(provider, dict)
+        provider = {**provider, "gcs_address": cluster.address}
+        (temp_dir / "autoscaling.json").write_text(
+            json.dumps({**autoscaling, "provider": provider})
+        )
+        argv.append(f"--autoscaling-config={temp_dir / 'autoscaling.json'}")
     try:
         cluster._start(argv, num_cpus)
         until(lambda: _answers(cluster), START_S, "the Jobs API answers")

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from raywatch.collect.dashboard import TRAIN
+from raywatch.collect.endpoints import TRAIN
 from tests.daemons import DaemonProcess, make_session, until
 from tests.resume.test_packages import unpack
 from tests.shell.test_dashboard import OFF

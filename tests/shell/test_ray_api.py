@@ -9,7 +9,7 @@ import pytest
 from raywatch.collect import rayjson
 
 API = Path(__file__).parent.parent / "api"
-VERSIONS = ("2.9.3", "2.40.0", "2.49.2", "2.60.0")
+VERSIONS = ("2.9.3", "2.24.0", "2.40.0", "2.49.2", "2.60.0")
 UNSET_MS = 18446744073709551615
 
 
