@@ -73,10 +73,19 @@ def export_environment(url: str, token: str) -> dict[str, str]:
 
     `url` is where the daemon listens, as seen from the head; `token` is the daemon's.
     """
+    return _variables(url, events_key(token))
+
+
+def export_hint(url: str) -> str:
+    """Return the same for a shell, which is to know the key as $KEY: it is shown, so no secret is in it."""
+    return " ".join(f'{k}="{v}"' for k, v in _variables(url, "$KEY").items())
+
+
+def _variables(url: str, key: str) -> dict[str, str]:
     agent = "RAY_DASHBOARD_AGGREGATOR_AGENT"
     return {
         "RAY_enable_ray_event": "1",
-        f"{agent}_EVENTS_EXPORT_ADDR": f"{url.rstrip('/')}{PATH}/{events_key(token)}",
+        f"{agent}_EVENTS_EXPORT_ADDR": f"{url.rstrip('/')}{PATH}/{key}",
         f"{agent}_EXPOSABLE_EVENT_TYPES": ",".join(_TYPES),
     }
 

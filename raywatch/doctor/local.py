@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from raywatch.collect.events import export_hint
 from raywatch.collect.raylogs import current_session, default_temp_dirs, describe
 from raywatch.collect.wake import Waker
 from raywatch.config import Config
@@ -87,7 +88,7 @@ def session_checks(config: Config, environ: Mapping[str, str]) -> list[Check]:
             f"{logs} {'may not be read' if logs.exists() else 'is not there'} by uid {os.getuid()}"
         )
         return [found, Check("logs", "fail", fact, _AS_RAYS_USER)]
-    return [found, _logs_check(logs), *event_checks(logs)]
+    return [found, _logs_check(logs), *event_checks(logs, config)]
 
 
 _AS_RAYS_USER = "run raywatch as the user who runs Ray, or let its group read the session folder"
@@ -124,14 +125,27 @@ def _files(folder: str, unreadable: list[str]) -> Iterator[str]:
         yield from (f"{where}/{name}" for name in names)
 
 
-def event_checks(logs: Path) -> list[Check]:
-    """Say whether Ray writes events to files. What makes a cluster push them is to be told here too."""
+def event_checks(logs: Path, config: Config) -> list[Check]:
+    """Say whether Ray writes events to files, and with which environment a head pushes them to raywatch."""
+    return [_files_of_events(logs), _push_of_events(config)]
+
+
+def _push_of_events(config: Config) -> Check:
+    hint = export_hint(f"http://{config.host}:{config.port}")
+    return Check(
+        "event push",
+        "ok",
+        f"a head that is started with this pushes what happens: {hint} (optional; KEY: docs/configuration.md)",
+    )
+
+
+def _files_of_events(logs: Path) -> Check:
     export = logs / "export_events"
     # Ray opens some of them also where it writes none.
     count = sum(1 for p in export.glob("event_EXPORT_*") if p.stat().st_size)
     if count:
-        return [Check("event export", "ok", f"on: {count} files in {export}")]
-    return [Check("event export", "ok", "off: what happens is read from logs and APIs")]
+        return Check("event export", "ok", f"on: {count} files in {export}")
+    return Check("event export", "ok", "off: what happens is read from logs and APIs")
 
 
 def watching_checks(config: Config, environ: Mapping[str, str]) -> list[Check]:

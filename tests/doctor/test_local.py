@@ -44,15 +44,17 @@ def test_a_session_is_found_by_the_rule_that_names_it(tmp_path):
         "RAY_TMPDIR": (Config(), {"RAY_TMPDIR": str(tmp_path)}),
     }
     for rule, (config, environ) in rules.items():
-        session, read, events = session_checks(config, environ)
-        assert verdicts([session, read, events]) == [
+        session, read, events, push = session_checks(config, environ)
+        assert verdicts([session, read, events, push]) == [
             ("session", "ok"),
             ("logs", "ok"),
             ("event export", "ok"),
+            ("event push", "ok"),
         ]
         assert session.fact.startswith(f"{logs.parent} (by {rule}")
         assert read.fact == "2 files can be read: 1 gcs, 1 raylet"
         assert events.fact.startswith("off")
+        assert "http://127.0.0.1:9265/api/v1/events/$KEY" in push.fact
 
 
 def test_no_session_is_a_failure(tmp_path):
