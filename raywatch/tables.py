@@ -215,7 +215,6 @@ def run_story(
         ("ranks", ranks),
         ("driver", _process(row["driver"])),
         ("controller", _process(row["controller"])),
-        ("owner", row["owner"]),
         ("restarts", f"{restarts}, {row['resumes']} by raywatch"),
         ("storage", row["storage_path"]),
         ("jobs", ", ".join(row["submissions"] or row["jobs"])),

@@ -202,6 +202,22 @@ def test_what_is_still_being_written_is_not_tried(tmp_path):
     rules.close()
 
 
+def test_what_the_configuration_declares_stays_when_rules_change():
+    """Expressions of a [[run]] are signatures without a file: the process that checks is told them."""
+    row = {"id": "run-1-step", "fact": "run_step", "where": {"component": ["job"]}, "any": [OTHER]}
+    rules = Reloading((), ENGINE, [("raywatch.toml", json.dumps([row]))])
+    try:
+        rules.ask()
+        until(lambda: rules.turn(0.0, sweep=True), SOON_S, "the rules are loaded")
+    finally:
+        rules.close()
+
+    assert rules.row()["error"] is None
+    assert [s.path for s in rules.engine.ruleset.signatures if s.id == "run-1-step"] == [
+        "raywatch.toml"
+    ]
+
+
 def test_the_lock_of_an_editor_is_no_rule_file(tmp_path):
     """Emacs makes a link to nowhere while a file is edited."""
     (tmp_path / "r.yaml").write_text("[]")
