@@ -134,10 +134,11 @@ class Program:
             self._process.stdout.close()
 
 
-def neutral(body: object, cluster: Cluster) -> str:
+def neutral(body: object, cluster: Cluster, binaries: Path) -> str:
     """Return an answer as JSON without what is of this machine alone."""
     text = json.dumps(body, indent=1, ensure_ascii=False)
-    text = text.replace(str(cluster.temp_dir), "/tmp/ray")
+    text = text.replace(str(cluster.temp_dir), "/tmp/ray").replace(str(binaries), "/usr/bin")
+    text = text.replace(str(cluster.temp_dir.parent), "/tmp/storage")
     return re.sub(r"/[\w./-]+/lib/python3\.\d+", "/usr/lib/python3", text) + "\n"
 
 
@@ -163,7 +164,7 @@ def record(version: str, binaries: Path, into: Path, names: list[str]) -> None:
                 continue
             path = into / version / f"{name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(neutral(body, cluster))
+            path.write_text(neutral(body, cluster, binaries))
 
 
 def main() -> int:
