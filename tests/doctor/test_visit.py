@@ -17,7 +17,17 @@ from tests.fakeray import FakeRay
 
 RAYWATCH = Path(sys.executable).with_name("raywatch")
 PARTS = (
-    *("configuration", "session", "logs", "event export", "event push", "inotify", "dashboard", "token", "clock"),
+    *(
+        "configuration",
+        "session",
+        "logs",
+        "event export",
+        "event push",
+        "inotify",
+        "dashboard",
+        "token",
+        "clock",
+    ),
     *("Jobs API", "State API", "Train state API", "daemon", "store", "rules", "engine"),
     *("open files", "cloud", "resume"),
 )
