@@ -296,10 +296,11 @@ def _open(
 
 
 def _planned_end(state: State, finding: Finding) -> Finding | None:
-    """A planned end of a node becomes an incident only once something live died with it."""
+    """A planned end of a node becomes an incident only once something live died with it, or was taken as is known by now."""
     nodes = {e.id for e in finding.entities if e.kind == "node"} | {finding.subject.node}
     ends = [state.ends[n] for n in nodes if n in state.ends]
-    return next((e for e in ends if -EARLY_S <= finding.at - e.at <= WINDOW_S), None)
+    end = next((e for e in ends if -EARLY_S <= finding.at - e.at <= WINDOW_S), None)
+    return taken(state.drains, end) if end is not None else None
 
 
 def _incident_id(finding: Finding, board: Board) -> str:

@@ -2,7 +2,17 @@
 
 import pytest
 
-from raywatch.core.blindness import STALE_S, Standing, aged, apart, blind, heard, spell, unasked
+from raywatch.core.blindness import (
+    STALE_S,
+    VIEWS,
+    Standing,
+    aged,
+    apart,
+    blind,
+    heard,
+    spell,
+    unasked,
+)
 from raywatch.observations import EndpointHealth
 
 DASHBOARD = ("version", "jobs", "nodes", "train")
@@ -39,7 +49,7 @@ def test_a_dashboard_that_is_gone_is_one_line():
     assert said(standing("logs"), *away, standing("train", "off")) == [(words, every)]
     assert said(standing("logs", "error", detail="no session"), *away) == [
         ("dashboard not answering for 4 min: connection refused; nothing is seen", every),
-        ("logs not read for 4 min: no session; nothing is seen", [*every, "capacity"]),
+        ("logs not read for 4 min: no session; nothing is seen", list(VIEWS)),
     ]
     (row,) = blind([standing("logs"), *away], DASHBOARD, 340.0)
     assert (row["sources"], row["state"], row["detail"]) == (list(UP), "refused", "x")
@@ -66,7 +76,7 @@ def test_one_list_that_is_missing_spoils_the_views_that_are_made_of_it():
     assert said(*others(), standing("kubernetes", "forbidden", detail="pods")) == [
         (
             "kubernetes not answering for 4 min: it forbids this (HTTP 403), pods",
-            ["incidents", "runs", "nodes", "actions", "capacity"],
+            ["incidents", "nodes"],
         )
     ]
 
@@ -130,5 +140,5 @@ def test_two_sessions_are_not_one_sight():
     """Logs of one and a dashboard of another; one and the same is nothing to say."""
     (row,) = apart("the logs and the dashboard are of two sessions: a, b")
     assert row["words"].endswith("two sessions: a, b; what you see is of both")
-    assert row["spoils"] == ["incidents", "runs", "nodes", "actions", "capacity"]
+    assert row["spoils"] == list(VIEWS)
     assert apart("") == ()

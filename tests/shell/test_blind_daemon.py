@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from raywatch.collect.endpoints import ENDPOINTS
 from tests.daemons import DaemonProcess, make_session, until
 from tests.fakeray import NODE, FakeRay
 
 RAYWATCH = Path(sys.executable).with_name("raywatch")
-SOURCES = ("version", "jobs", "nodes", "actors", "workers")
+SOURCES = tuple(e.name for e in ENDPOINTS)
 VIEWS = ("incidents", "runs", "nodes", "actions")
 
 

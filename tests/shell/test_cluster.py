@@ -28,7 +28,7 @@ def logs(now):
 def test_each_source_is_there_from_the_start():
     """As not asked yet; what is off hides nothing; its row says when it last answered."""
     cluster = Cluster({}, ("aws",), 100.0)
-    names = ("logs", "version", "jobs", "nodes", "actors", "workers", "aws")
+    names = ("logs", "version", "jobs", "nodes", "actors", "workers", "autoscaler", "groups", "aws")
     begun = cluster.standings(logs(101.0), 101.0)
     assert answered(begun) == {n: (n == "logs", 101.0 if n == "logs" else None) for n in names}
     assert blind(begun, DASHBOARD, 101.0) == ()

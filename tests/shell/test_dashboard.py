@@ -180,7 +180,7 @@ def test_a_new_session_is_told_from_its_first_row():
     _, seen, later = play(dashboard, [poll, changed, poll])
     kinds = [type(o).__name__ for o in seen if not isinstance(o, EndpointHealth)]
 
-    assert kinds == ["SessionSeen", "JobSeen", "NodeSeen"]
+    assert kinds == ["SessionSeen", "JobSeen", "NodeSeen", "AutoscalerSeen", "GroupsSeen"]
     assert later == []
 
 
