@@ -7,11 +7,7 @@ from typing import TypedDict
 
 from raywatch.core.runview import AttemptJson, BudgetJson, CheckpointJson, ProcessJson, RunJson
 from raywatch.core.view import IncidentJson, LineJson, SubjectJson, resume_words
-from raywatch.layout import SHORT, age
-from raywatch.layout import fields as _fields
-from raywatch.layout import part as _part
-from raywatch.layout import table as _table
-from raywatch.layout import when as _when
+from raywatch.layout import SHORT, age, fields, part, table, when
 from raywatch.runbooks import pointer
 from raywatch.terminal import safe, told
 
@@ -103,7 +99,7 @@ def incidents_table(rows: Sequence[IncidentJson], names: Mapping[str, str], now:
         return "no incidents"
     heads = ("ID", "AGE", "CLASS", "SUBJECT", "RUNS", "STATE", "EXPLAINS", "RESUME")
     ordered = sorted(rows, key=lambda r: r["first_at"] or "", reverse=True)
-    return _table(heads, [_incident_cells(r, names, now) for r in ordered], {"EXPLAINS": 48})
+    return table(heads, [_incident_cells(r, names, now) for r in ordered], {"EXPLAINS": 48})
 
 
 def _incident_cells(row: IncidentJson, names: Mapping[str, str], now: float) -> tuple[str, ...]:
@@ -118,8 +114,8 @@ def incident_story(
     """Tell all that is known of an incident: the line that proves it, what it explains, hurt and started."""
     culprit = _subject(row["culprit"]) if row["culprit"] else ""
     facts = [
-        ("first", _when(row["first_at"], now)),
-        ("last", _when(row["last_at"], now)),
+        ("first", when(row["first_at"], now)),
+        ("last", when(row["last_at"], now)),
         ("subject", _subject(row["subject"])),
         ("node", row["subject"]["node"]),
         ("culprit", culprit),
@@ -129,12 +125,12 @@ def incident_story(
     lines = [
         safe(f"{row['id']}  {row['class']}  {row['state']}  (confidence {row['confidence']:.1f})"),
         f"  {safe(row['title'])}",
-        *_fields(facts),
-        *_part("root", [row["root"]], _line),
-        *_part("evidence", _telling(row), lambda line: [line]),
-        *_part("explains", row["explains"], lambda e: [f"{e['class']} x{e['count']}"]),
-        *_part("runs hurt", hurt, _hurt),
-        *_part("actions", actions, lambda a: _action(a, now)),
+        *fields(facts),
+        *part("root", [row["root"]], _line),
+        *part("evidence", _telling(row), lambda line: [line]),
+        *part("explains", row["explains"], lambda e: [f"{e['class']} x{e['count']}"]),
+        *part("runs hurt", hurt, _hurt),
+        *part("actions", actions, lambda a: _action(a, now)),
     ]
     page = pointer(row["class"])
     return "\n".join([*lines, "", page] if page else lines)
@@ -170,7 +166,7 @@ def runs_table(rows: Sequence[RunJson], now: float) -> str:
     told = ("RUN", "AGE", "STATUS", "STEP", "SAVED", "RISK", "WORKERS", "LEVEL")
     heads = (*told, "RESTARTS", "NEXT", "ID")
     ordered = sorted(rows, key=lambda r: r["started_at"] or "", reverse=True)
-    return _table(heads, [_run_cells(r, now) for r in ordered], {"ID": 80})
+    return table(heads, [_run_cells(r, now) for r in ordered], {"ID": 80})
 
 
 def _run_cells(row: RunJson, now: float) -> tuple[str, ...]:
@@ -201,8 +197,8 @@ def run_story(
     facts = [
         ("id", row["id"]),
         ("framework", row["framework"]),
-        ("started", _when(row["started_at"], now)),
-        ("ended", _when(row["ended_at"], now) if row["ended_at"] else ""),
+        ("started", when(row["started_at"], now)),
+        ("ended", when(row["ended_at"], now) if row["ended_at"] else ""),
         ("step", _progress(row, now)),
         ("saved", _checkpoint(row["checkpoint"])),
         ("at risk", _at_risk(row, now)),
@@ -221,10 +217,10 @@ def run_story(
     ]
     lines = [
         safe(f"{row['name'] or row['id']}  {row['status']}"),
-        *_fields(facts),
-        *_part("attempts", row["attempts"][-MAX_LINES:], lambda a: [_attempt(a, now)]),
-        *_part("incidents", incidents, lambda i: [_brief(i, now)]),
-        *_part("actions", actions, lambda a: _action(a, now)),
+        *fields(facts),
+        *part("attempts", row["attempts"][-MAX_LINES:], lambda a: [_attempt(a, now)]),
+        *part("incidents", incidents, lambda i: [_brief(i, now)]),
+        *part("actions", actions, lambda a: _action(a, now)),
     ]
     return "\n".join(lines)
 
@@ -299,7 +295,7 @@ def actions_table(rows: Sequence[ActionRow], now: float) -> str:
         )
         for a in ordered
     ]
-    return _table(heads, cells, {"KEY": 72, "DETAIL": 80})
+    return table(heads, cells, {"KEY": 72, "DETAIL": 80})
 
 
 def came_of(action: ActionRow) -> str:
@@ -350,4 +346,4 @@ def would_resume(found: WouldResume) -> str:
         ("key", would["key"]),
     ]
     objecting = [f"  objects    {safe(o['detail'])} [{o['check']}]" for o in found["objections"]]
-    return "\n".join([safe(f"{name} {head}"), *_fields(facts), *objecting])
+    return "\n".join([safe(f"{name} {head}"), *fields(facts), *objecting])
