@@ -79,7 +79,7 @@ def test_logs_without_a_raylet_and_exported_events_are_told(tmp_path):
     (logs / "export_events" / "event_EXPORT_ACTOR.log").touch()
     empty = session_checks(Config(temp_dir=tmp_path), {})[2]
     (logs / "export_events" / "event_EXPORT_NODE.log").write_text("{}\n")
-    _, read, events = session_checks(Config(temp_dir=tmp_path), {})
+    _, read, events, _ = session_checks(Config(temp_dir=tmp_path), {})
 
     assert (read.verdict, read.fact) == ("warn", "no log of a raylet among 1 files: 1 gcs")
     assert empty.fact.startswith("off")

@@ -14,7 +14,7 @@ from raywatch.config import Config
 from raywatch.doctor.ours import cloud_checks, daemon_checks, resume_checks
 from raywatch.model import Hook, ResumeRule
 from tests.clouds import Clouds
-from tests.daemons import DaemonProcess, make_session
+from tests.daemons import DaemonProcess, make_session, until
 from tests.fakeray import FakeRay
 
 PORT_OF_NOBODY = 9
@@ -82,7 +82,9 @@ def test_a_healthy_daemon_is_told_with_its_version(tmp_path):
         config.write_text(f'[ray]\ndashboard = "{ray.url}"\n[cloud]\nprovider = "none"\n')
         daemon = DaemonProcess(tmp_path, tmp_path / "state", "--config", str(config))
         try:
-            (runs,) = daemon_checks(Config(port=int(daemon.url.rpartition(":")[2])))
+            beside = Config(port=int(daemon.url.rpartition(":")[2]))
+            until(lambda: daemon_checks(beside)[0].verdict == "ok", 30, "all sources answer")
+            (runs,) = daemon_checks(beside)
         finally:
             assert daemon.stop() == 0
 
