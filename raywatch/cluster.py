@@ -17,6 +17,7 @@ from raywatch.model import Fact, Finding
 from raywatch.observations import (
     EndpointHealth,
     EventSeen,
+    KubeRayListed,
     KubeRaySeen,
     NodeSeen,
     Observation,
@@ -48,10 +49,13 @@ class Cluster:
         clouds: Iterable[str],
         now: float,
         kube_cluster: str = "",
+        *,
+        kube_must: bool = False,
     ) -> None:
         """Go on from stored documents.
 
-        `clouds`: the metadata services that are asked; `kube_cluster`: the RayCluster that Kubernetes is asked about.
+        `clouds`: the metadata services that are asked; `kube_cluster`: the RayCluster that Kubernetes is asked about; `kube_must`: somebody
+        configured it, so that without its answer it is not known which jobs KubeRay runs again.
 
         All that is asked is a source from the start.
         """
@@ -61,6 +65,7 @@ class Cluster:
         self._asked = frozenset(asked)
         self._pods, self._kube_cluster = Pods(docs, kube_cluster), kube_cluster
         self._kuberay: Mapping[str, KubeRaySeen] = {}
+        self._kube_must, self._is_kuberay_known = kube_must, "kubernetes" not in self._asked
         self.session = ""  # the one that the dashboard says it is of
         self.nodes: Mapping[str, Known] = {}
         self._tidied_at = 0.0
@@ -75,17 +80,17 @@ class Cluster:
         for item in items:
             match item:
                 case EndpointHealth():
-                    self._sources[item.name] = heard(self._sources.get(item.name), item)
+                    self._answered(item)
                 case SessionSeen():
                     self._enter(item, nodes, now)
                 case NodeSeen():
                     nodes.append(item)
-                    self._pods.node(item)
+                    self._pods.node(item, now)
                 case EventSeen():
                     self._meant(item, said, now)
                 case PodSeen():
                     self._pods.pod(item, now)
-                case KubeRaySeen():
+                case KubeRaySeen() | KubeRayListed():
                     self._resource(item, now)
                 case ServeSeen():
                     self._serve = item.apps
@@ -104,7 +109,21 @@ class Cluster:
         """Take in findings: what the autoscaler's own log says of machines that do not come."""
         self._capacity = capacity.heard(self._capacity, findings, now)
 
-    def _resource(self, seen: KubeRaySeen, now: float) -> None:
+    def _answered(self, seen: EndpointHealth) -> None:
+        self._sources[seen.name] = heard(self._sources.get(seen.name), seen)
+        if seen.name == "kubernetes" and seen.state != "up" and not self._kube_must:
+            self._is_kuberay_known = True  # nobody said that there is a KubeRay
+
+    def unknown_owner(self) -> str:
+        """Say why it is not known who restarts what failed, '' where it is."""
+        if self._is_kuberay_known:
+            return ""
+        return "Kubernetes has not said yet which jobs KubeRay itself runs again"
+
+    def _resource(self, seen: KubeRaySeen | KubeRayListed, now: float) -> None:
+        if isinstance(seen, KubeRayListed):
+            self._is_kuberay_known = True
+            return
         self._pods.resource(seen, now)
         rest = {k: r for k, r in self._kuberay.items() if k != seen.uid}
         is_other = seen.cluster not in ("", self._kube_cluster or seen.cluster)

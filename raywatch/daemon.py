@@ -85,13 +85,15 @@ class Daemon:
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
         kube_cluster = config.kubernetes.cluster if config.kubernetes else ""
-        self._cluster = Cluster(docs, config.clouds, time.time(), kube_cluster)
+        asked = (*config.clouds, *(["kubernetes"] if config.kubernetes else []))
+        must = config.kubernetes is not None and config.kubernetes.is_asked_for
+        self._cluster = Cluster(docs, asked, time.time(), kube_cluster, kube_must=must)
         self._sight = Sight(self._logs, self._cluster)
         self._swept_at = self._turned_at = self._committed_at = 0.0
         self._pace = Pace()
         self._show_at = 0.0
         self._unshown = self._caught_up = False
-        self._write_error = ""
+        self._write_error, self._ends = "", False
         self._opened: list[str] = []  # to be said once it is shown
         self._groups = {c.id: c.group for c in classes.values()}
         self._work_text = Written()
@@ -106,6 +108,10 @@ class Daemon:
         self._commit(now, force=True, passed=None)
         self._logs.close()
         self._rules.close()
+
+    def end(self) -> None:
+        """Nothing is started any more."""
+        self.service, self._ends = None, True
 
     def wait(self) -> Hints:
         """Sleep until something is written, at most until something is due; return what events said."""
@@ -236,6 +242,8 @@ class Daemon:
 
     def _notice(self, heard: list[Notices], now: float) -> bool:
         self._noticing.hear(heard)
+        if self._ends:  # the next life hears it again, and can answer it
+            return False
         told = self._noticing.tell(self._resuming.runs.nodes, now)
         for one in told:
             self._counting.noticed(one.asked.notice.provider)
@@ -253,7 +261,7 @@ class Daemon:
             return "the daemon ends"
         if not self._caught_up:
             return "the daemon still reads what was there before it started: ask again"
-        return self._of_another()
+        return self._of_another() or self._cluster.unknown_owner()
 
     def _closed(self) -> str:
         if reason := self._closed_to_all():

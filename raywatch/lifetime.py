@@ -66,6 +66,6 @@ def run(
             daemon.tick(time.time(), hints)
             hints = daemon.wait()
         service.stop()
-        daemon.service = None
+        daemon.end()
         daemon.tick(time.time(), Hints())  # the last outcomes
         daemon.close()

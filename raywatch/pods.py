@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from raywatch.core.newest import newest_node
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document
 from raywatch.model import Entity, Evidence, Fact, Finding, Subject, Trust
@@ -77,11 +78,12 @@ class Pods:
         self._ready: list[Finding] = []
         self._written: dict[str, str | None] = {}
 
-    def node(self, seen: NodeSeen) -> None:
+    def node(self, seen: NodeSeen, now: float = float("inf")) -> None:
         """Remember who has which address; ended ones too."""
         before = self._nodes.pop(seen.node_id, None)
         if before is not None:
             self._by_ip[before.ip].pop(before.node_id, None)
+            seen = newest_node(before, seen, now)
         self._nodes[seen.node_id] = seen
         self._by_ip.setdefault(seen.ip, {})[seen.node_id] = seen
         if len(self._nodes) > MAX_NODES:

@@ -41,6 +41,7 @@ MAX_TRANSITIONS = 64  # of one event: the newest ones
 ID_LIMIT = 64
 NODE, WORKER, ACTOR, JOB = 28, 28, 16, 4  # bytes of Ray's ids
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z", re.ASCII)
+_SESSION = re.compile(r"session_\d{4}(?:-\d\d){2}_\d\d(?:-\d\d){2}_\d{6}_\d+", re.ASCII)
 _TYPES = (  # not those of tasks: they are many, and nobody reads them here
     *("DRIVER_JOB_DEFINITION_EVENT", "DRIVER_JOB_LIFECYCLE_EVENT"),
     *("SUBMISSION_JOB_DEFINITION_EVENT", "SUBMISSION_JOB_LIFECYCLE_EVENT"),
@@ -114,6 +115,7 @@ class EventReader:
     """Events -> observations. Remembers definitions, bounded: what a thing is is told apart from what becomes of it."""
 
     def __init__(self) -> None:
+        self._session = ""
         self._nodes: dict[str, NodeSeen] = {}
         self._workers: dict[str, _Worker] = {}
         self._actors: dict[str, _Actor] = {}
@@ -143,6 +145,11 @@ class EventReader:
         return seen
 
     def _told(self, row: Row, now: float) -> list[Observation]:
+        session = _text(row, "session_name")
+        if _SESSION.fullmatch(session):
+            if session < self._session:  # ids of jobs and drivers begin again with each session
+                return []
+            self._session = session
         for name, parse in self._payloads.items():
             payload = _of(row, name)
             if isinstance(payload, dict):

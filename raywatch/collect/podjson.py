@@ -174,7 +174,7 @@ def _state(row: Row, now: float) -> _State:
     reason, message = line(status.get("reason"), 80), line(status.get("message"))
     deleted = unix_time(within(row, "metadata", "deletionTimestamp"))
     grace = within(row, "metadata", "deletionGracePeriodSeconds")
-    if deleted is not None and isinstance(grace, int):
+    if deleted is not None and isinstance(grace, int) and 0 <= grace <= deleted:
         deleted -= grace  # the time stamp is when it must be gone
     at = None
     if target.get("status") == "True":

@@ -29,7 +29,7 @@ def each(found: object, parse: Callable[[Row], _Seen]) -> list[_Seen]:
     for row in rows_of(found):
         try:
             seen.append(parse(row))
-        except (ValueError, TypeError, OverflowError):  # noqa: PERF203 - one odd row must not hide the others
+        except (ValueError, TypeError, OverflowError, RecursionError):  # noqa: PERF203 - one odd row must not hide the others
             continue
     return seen
 

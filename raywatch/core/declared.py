@@ -221,9 +221,10 @@ def _with_rank(run: Run, fact: Fact) -> Run:
     rank = _number(fact.fields.get("rank") or fact.fields.get("stream_rank", ""))
     rank = _number(fact.fields.get("stream_slot", "")) if rank is None else rank
     size = _number(fact.fields.get("world_size", ""))
-    if rank is not None and rank < MAX_RANKS and rank not in {r.world_rank for r in run.ranks}:
-        log = fact.evidence.file if fact.evidence.component == "worker" else ""
-        ranks = (*run.ranks, Rank(rank, log_file=log))
+    known = next((r for r in run.ranks if r.world_rank == rank), None)
+    new = _spoken(rank, fact) if rank is not None and rank < MAX_RANKS else None
+    if new and (known is None or new.worker_id not in ("", known.worker_id)):
+        ranks = (*(r for r in run.ranks if r is not known), new)
         run = replace(run, ranks=tuple(sorted(ranks, key=lambda r: r.world_rank)))
     spoken = [r.world_rank for r in run.ranks]
     if size is None and len(spoken) > 1 and spoken == list(range(len(spoken))):
@@ -233,6 +234,14 @@ def _with_rank(run: Run, fact: Fact) -> Run:
     # Ranks begin to speak one after another: that is no growing group.
     grown = run.world_sizes and run.world_sizes[-1] < size
     return replace(run, world_sizes=(*run.world_sizes[: -1 if grown else None], size)[-32:])
+
+
+def _spoken(rank: int, fact: Fact) -> Rank:
+    """A worker of Ray is a process of its own that may outlive the driver; what a launcher starts ends with it."""
+    if fact.evidence.component != "worker":
+        return Rank(rank)
+    where, worker = fact.fields.get("node", ""), fact.fields.get("worker_id", "")
+    return Rank(rank, node_id=where, worker_id=worker, log_file=fact.evidence.file)
 
 
 def _number(text: str) -> int | None:

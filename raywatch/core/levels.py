@@ -53,6 +53,19 @@ def launched(entrypoint: str) -> Launched | None:
     return None
 
 
+def is_on_one_host(entrypoint: str) -> bool:
+    """Say whether a command line starts all its workers on its own host, so that they end with it.
+
+    torchrun: --nnodes is 1 by default; horovodrun: -H, --hosts and --hostfile name others. Of anything else it is not known.
+    """
+    words = entrypoint.split()
+    options = _options(words)
+    if any(w.rsplit("/", 1)[-1] == "torchrun" for w in words) or "torch.distributed.run" in words:
+        return options.get("nnodes", "1") in ("1", "1:1")
+    named = {"hosts", "hostfile", "host-discovery-script"} & options.keys() or "-H" in words
+    return any(w.rsplit("/", 1)[-1] == "horovodrun" for w in words) and not named
+
+
 def _torchrun(options: Mapping[str, str]) -> Launched:
     most, nodes = options.get("max-restarts", "0"), options.get("nnodes", "1")
     if not most.isdigit() or most == "0":

@@ -135,7 +135,7 @@ def _node_seen(runs: Runs, seen: NodeSeen, now: float) -> Runs:
     known = runs.nodes.get(seen.node_id)
     if known is not None:
         seen = newest_node(known, seen, now)
-        if (known.state, known.ip) == (seen.state, seen.ip):
+        if (known.state, known.ip, known.is_head) == (seen.state, seen.ip, seen.is_head):
             return runs
     return replace(runs, nodes=bounded(runs.nodes, seen.node_id, seen))
 

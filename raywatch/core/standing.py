@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raywatch.core.levels import is_on_one_host
 from raywatch.core.lineage import Runs, is_placeholder, owners_of, same_storage
 from raywatch.model import Entity, Incident, Rank, Run
 from raywatch.observations import JobSeen, WorkerSeen
@@ -34,14 +35,15 @@ def driver_end(runs: Runs, run: Run) -> WorkerSeen | None:
 def ranks_left(runs: Runs, run: Run) -> tuple[str, ...]:
     """Name the ranks that are not known to be gone. What is not known counts as not gone.
 
-    Of a declared run its output names ranks by their numbers: they are children of its driver, and end with their launcher.
+    Of a declared run its output names ranks by their numbers: those of a launcher that ended by itself ended before it.
     """
     life = runs.life(run.id)
+    launched = run.framework and _ended_its_ranks(current_job(runs, run))
     left = [
         f"rank {r.world_rank}"
         for r in run.ranks
         if not _is_gone(runs, r.actor_id, r.node_id, r.worker_id)
-        if not (run.framework and r == Rank(r.world_rank, log_file=r.log_file))
+        if not (launched and r == Rank(r.world_rank, log_file=r.log_file))
     ]
     mine = {r.actor_id for r in run.ranks}
     left += [
@@ -52,6 +54,16 @@ def ranks_left(runs: Runs, run: Run) -> tuple[str, ...]:
         and not _is_gone(runs, a.actor_id, a.node_id, "")
     ]
     return tuple(left)
+
+
+def _ended_its_ranks(seen: JobSeen | None) -> bool:
+    """Say whether a job was a launcher of ranks on its own host that gave up: it ends them first.
+
+    One that was killed (an exit code below 0 or from 128 on) may leave them behind, and so may a script around it.
+    """
+    code = seen.driver_exit_code if seen is not None and seen.status == "FAILED" else None
+    gave_up = code is not None and 0 < code < 128  # noqa: PLR2004 - a shell adds 128 to a signal
+    return seen is not None and gave_up and is_on_one_host(seen.entrypoint)
 
 
 def _is_gone(runs: Runs, actor_id: str, node_id: str, worker_id: str) -> bool:

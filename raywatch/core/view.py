@@ -89,7 +89,10 @@ def rfc3339(at: float | None) -> str | None:
     """Write unix seconds in RFC 3339, UTC; None for what has no time."""
     if not at:
         return None
-    stamp = datetime.fromtimestamp(at, timezone.utc)
+    try:
+        stamp = datetime.fromtimestamp(at, timezone.utc)
+    except (ValueError, OverflowError, OSError):  # what others say may be no time
+        return None
     return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

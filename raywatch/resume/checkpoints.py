@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ STEP_KEYS = ("global_step", "step", "training_iteration", "iteration", "epoch")
 _ZIP_START, _ZIP_END, _ZIP_TAIL = b"PK\x03\x04", b"PK\x05\x06", 65_557
 _TORCH = (".pt", ".pth", ".ckpt", ".bin")
 _INDEX = (".safetensors.index.json", ".bin.index.json")
+MAX_FILES = 10_000  # of a checkpoint that a log line names: it may name a whole disk
 _FOLDER = re.compile(r"[^/\0]{1,255}")
 _HUGE = 1e308  # keeps nan, inf and integers without end out
 MAX_JSON = 16 << 20  # a larger one is believed
@@ -71,6 +73,10 @@ def _of_path(path: Path) -> Checkpoint | CheckpointProblem:
     """Prove what is at a path; one that is not there may lie on another machine, so that says little."""
     if not path.exists():
         return CheckpointProblem("missing", f"{path} is not there, or lies on another machine")
+    if not (path.is_dir() or path.is_file()):  # a pipe would hold who opens it
+        return CheckpointProblem("unreadable", f"{path} is neither a file nor a folder")
+    if len(list(islice(path.rglob("*"), MAX_FILES + 1))) > MAX_FILES:
+        return CheckpointProblem("unreadable", f"{path} holds more than {MAX_FILES} files")
     result = {"checkpoint_dir_name": path.name}
     fault = _fault(path.parent, result) if path.is_dir() else _file_fault(path)
     if fault is not None:

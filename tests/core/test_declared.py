@@ -10,7 +10,7 @@ import pytest
 from raywatch.core.declared import SAID, looked_at
 from raywatch.core.levels import launched
 from raywatch.core.repeats import MAX_STEPS, Repeats
-from raywatch.core.runs import Runs, note, observe, submission_status
+from raywatch.core.runs import Runs, note, observe, ranks_left, submission_status
 from raywatch.declaring import declared
 from raywatch.model import Checkpoint, CheckpointProblem, Chunk, FileId, Source
 from raywatch.observations import SessionSeen, WorkerSeen
@@ -270,19 +270,31 @@ def test_a_killed_driver_failed_whatever_its_job_says(first, exit_type, status):
 
 
 @pytest.mark.parametrize(
-    ("seen", "decided"),
+    ("seen", "line", "decided"),
     [
-        ((ended_driver("SYSTEM_ERROR"), driver("SUCCEEDED", at=1, ended=20)), ["started"]),
-        ((ended_driver("SYSTEM_ERROR"),), []),  # its job runs as far as anybody knows
-        ((driver("SUCCEEDED", at=1, ended=20),), []),  # nothing says that it failed
-        ((ended_driver("INTENDED_USER_EXIT"), driver("SUCCEEDED", at=1, ended=20)), []),
+        (
+            (ended_driver("SYSTEM_ERROR"), driver("SUCCEEDED", at=1, ended=20)),
+            "step=5",
+            ["started"],
+        ),
+        # Its children may live: nobody tells.
+        (
+            (ended_driver("SYSTEM_ERROR"), driver("SUCCEEDED", at=1, ended=20)),
+            "[1]<stdout>:step=5",
+            [],
+        ),
+        ((ended_driver("SYSTEM_ERROR"),), "step=5", []),  # its job runs as far as anybody knows
+        ((driver("SUCCEEDED", at=1, ended=20),), "step=5", []),  # nothing says that it failed
+        ((ended_driver("INTENDED_USER_EXIT"), driver("SUCCEEDED", at=1, ended=20)), "step=5", []),
     ],
 )
-def test_a_hand_run_driver_is_started_again_only_where_it_is_known_to_be_killed(seen, decided):
-    """By a command; ranks that only its output names end with it."""
+def test_a_hand_run_driver_is_started_again_only_where_it_is_known_to_be_killed(
+    seen, line, decided
+):
+    """By a command; not while ranks that only its output names may go on."""
     runs = told(
         history(driver(at=1), runs=ruled(LOOP)),
-        "[1]<stdout>:step=5",
+        line,
         submission="",
         job_id="02000000",
         at=15.0,
@@ -349,3 +361,42 @@ def test_budgets_are_counted_by_whom_they_are_of():
     assert (drained.preemptions, drained.max_preemptions) == (1, -1)
     assert (drained.failures, drained.max_failures) == (None, None)
     assert (killed.failures, killed.max_failures) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "left"),
+    [
+        ("torchrun --nproc-per-node=2 loop.py", 1, False),
+        ("horovodrun -np 2 python loop.py", 1, False),
+        ("torchrun --nproc-per-node=2 loop.py", -9, True),  # killed: it could end nobody
+        ("torchrun --nproc-per-node=2 loop.py", 137, True),
+        ("torchrun --nproc-per-node=2 loop.py", None, True),
+        ("torchrun --nnodes=2 --nproc-per-node=2 loop.py", 1, True),
+        ("horovodrun -np 2 -H a:1,b:1 python loop.py", 1, True),
+        ("horovodrun -np 2 --hostfile hosts python loop.py", 1, True),
+        ("bash run.sh", 1, True),
+    ],
+)
+def test_ranks_that_only_a_text_names_are_gone_with_a_launcher_that_gave_up(command, code, left):
+    """On its own host, and by itself; of all others it is not known."""
+    rule = replace(LOOP, match="*")
+    runs = history(job(at=1, entrypoint=command), runs=ruled(rule))
+    runs = told(runs, "[1]<stdout>:step=5", at=15.0)
+    assert ranks_left(runs, only(runs)) == ("rank 1",)
+    failed = job(at=20, status="FAILED", ended=20, entrypoint=command)
+    runs = observe(runs, replace(failed, driver_exit_code=code), 21.0)
+
+    assert bool(ranks_left(runs, only(runs))) == left
+
+
+def test_a_rank_that_is_a_worker_of_ray_is_a_process_of_its_own():
+    """It may train on after the job failed; only Ray can say that it is gone."""
+    log = {"component": "worker", "path": "/l/worker-77aa-02000000-9.out", "worker_id": "77aa"}
+    runs = history(job(at=1, entrypoint="torchrun loop.py"), runs=ruled(LOOP))
+    runs = told(runs, "[rank0]: step=5", at=15.0, submission=S1, **log)
+    failed = job(at=20, status="FAILED", ended=20, entrypoint="torchrun loop.py")
+    runs = observe(runs, replace(failed, driver_exit_code=1), 21.0)
+    assert ranks_left(runs, only(runs)) == ("rank 0",)
+
+    dead = WorkerSeen(22.0, "77aa", "n2", 9, "WORKER", "SYSTEM_ERROR", "", 22.0)
+    assert ranks_left(observe(runs, dead, 23.0), only(runs)) == ()

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -280,3 +282,18 @@ def test_a_folder_name_from_the_snapshot_never_leaves_the_run(tmp_path):
     path.write_text(path.read_text().replace("checkpoint_2026-11-23_07-42-04.000001", "../../etc"))
 
     assert newest_whole(str(tmp_path), "run").reason == "corrupt"  # type: ignore[union-attr]
+
+
+def test_a_path_that_a_log_line_names_is_no_walk_over_a_disk(tmp_path, monkeypatch):
+    """A pipe would hold who opens it, a disk full of files who counts them."""
+    monkeypatch.setattr("raywatch.resume.checkpoints.MAX_FILES", 3)
+    os.mkfifo(tmp_path / "pipe.pt")
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(4):
+        (many / f"{number}.pt").write_bytes(torch_file())
+
+    for path in (tmp_path / "pipe.pt", Path("/dev/zero"), many):
+        found, _ = look(str(path), "")
+        assert isinstance(found, CheckpointProblem), path
+        assert found.reason == "unreadable"

@@ -107,6 +107,28 @@ def test_one_machine_is_answered_once_in_a_while():
     assert states(answers) == ["started", "refused", "refused", "started"]
 
 
+def test_that_a_machine_goes_is_more_than_that_it_may_go():
+    """A rebalance recommendation comes first as a rule; it must not use up what is for the end."""
+    both = NoticeHook("command", "save", ("save-now",), ("preemption", "rebalance"))
+    answers = answering(both)
+    may = replace(SPOT, key="aws i-1 rebalance", kind="rebalance", ends=False)
+    answers.decide(replace(ASKED, notice=may), "", NOW)
+    answers.decide(replace(ASKED, at=NOW + 100), "", NOW + 100)
+    again = replace(SPOT, key="aws i-1 spot again")
+    answers.decide(replace(ASKED, notice=again), "", NOW + 110)
+
+    assert states(answers) == ["started", "started", "refused"]
+
+
+def test_a_clock_that_ran_ahead_once_refuses_nothing_for_ever():
+    """What was done at a time that is not yet was not done a moment ago."""
+    answers = answering(COMMAND)
+    answers.decide(ASKED, "", NOW + 10 * PAUSE_S)
+    answers.decide(replace(ASKED, notice=replace(SPOT, key="aws i-1 spot 2")), "", NOW)
+
+    assert states(answers)[1] == "started"
+
+
 def test_what_stood_when_the_store_was_new_runs_no_program():
     """A lost store must not run it twice; to drain a node again is harmless, and may save a step."""
     fresh = answering(DRAIN, COMMAND, started_at=NOW - FRESH_S / 2)

@@ -6,7 +6,7 @@ from raywatch.cluster import DASHBOARD, Cluster, source_row
 from raywatch.core.blindness import Standing, blind
 from raywatch.core.runs import Runs
 from raywatch.model import Drain
-from raywatch.observations import EndpointHealth, NodeSeen, SessionSeen
+from raywatch.observations import EndpointHealth, KubeRayListed, NodeSeen, SessionSeen
 from raywatch.shown import NodeTexts
 from tests.core import runkit
 
@@ -96,3 +96,28 @@ def test_rows_of_nodes_are_written_anew_only_where_something_about_them_changed(
     assert json.loads(texts.of(cluster.nodes, none, told, runs, frozenset(["n1"])))[0]["reads_logs"]
     cluster.learn([node(2, state="DEAD")], 2.0)
     assert json.loads(texts.of(cluster.nodes, none, (), runs, NONE))[1]["state"] == "dead"
+
+
+def test_until_kubernetes_has_answered_it_is_not_known_who_restarts_a_job():
+    """KubeRay may run it again; a service account that nobody configured and that may read nothing says that it does not."""
+
+    def told(*seen, must):
+        cluster = Cluster({}, ("kubernetes",), 0.0, kube_must=must)
+        cluster.learn(seen, 1.0)
+        return bool(cluster.unknown_owner())
+
+    listed = KubeRayListed(1.0, frozenset())
+    refused = EndpointHealth(1.0, "kubernetes", "forbidden")
+    assert [told(must=m) for m in (True, False)] == [True, True]
+    assert [told(refused, must=m) for m in (True, False)] == [True, False]
+    assert [told(listed, must=m) for m in (True, False)] == [False, False]
+    assert Cluster({}, (), 0.0).unknown_owner() == ""
+
+
+def test_kubernetes_ages_as_every_source_that_is_asked():
+    """Its poller may end without a word."""
+    cluster = Cluster({}, ("kubernetes",), 0.0)
+    cluster.learn([EndpointHealth(1.0, "kubernetes", "up", answered_at=1.0)], 1.0)
+    found = {s.name: s.works for s in cluster.standings(Standing("logs", "up", "", 0, 0, 0), 1e4)}
+
+    assert not found["kubernetes"]

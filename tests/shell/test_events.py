@@ -285,3 +285,18 @@ def test_the_environment_names_where_and_what():
     assert len(key) == 32
     assert key != events_key("other")
     assert "secret" not in str(env)
+
+
+@pytest.mark.parametrize("style", ["camel", "snake"])
+def test_what_an_older_session_did_is_no_news(style):
+    """Ids of jobs and drivers begin again with each session; Ray sends for ever what it could not send."""
+    key = "sessionName" if style == "camel" else "session_name"
+    batches = [b["events"] for b in BATCHES[style]]
+
+    def of(session, events):
+        return [{**e, key: session} for e in events]
+
+    reader, new = EventReader(), "session_2026-11-25_20-00-00_000000_9"
+    assert any(reader.read(of(new, b), LATER) for b in batches)
+    old = "session_2026-11-25_10-00-00_000000_9"
+    assert [list(reader.read(of(old, b), LATER)) for b in batches] == [[] for _ in batches]

@@ -223,3 +223,34 @@ def test_a_notice_is_a_drain_in_the_snapshot_and_a_source_that_is_up(tmp_path, m
     assert going["words"] == "draining, PREEMPTION: aws: terminate"
     assert samples(metrics, "raywatch_preemption_notices_total")[("aws",)] == 1.0
     assert 'raywatch_findings_total{class="preemption_notice"' in metrics
+
+
+def test_a_notice_in_the_last_turn_of_a_life_is_the_next_one_s(tmp_path):
+    """Nothing could be started any more: it is neither told nor answered now."""
+    make_session(tmp_path)
+    with daemon_on(tmp_path) as daemon:
+        daemon.tick(NOW, Hints())
+        daemon.end()
+        for item in (SEEN, LIST):
+            daemon.inbox.put(item)
+        daemon.tick(NOW + 1, Hints())
+        assert daemon.state.drains == {}
+    with daemon_on(tmp_path) as daemon:
+        daemon.tick(NOW + 2, Hints())
+        for item in (SEEN, LIST):
+            daemon.inbox.put(item)
+        daemon.tick(NOW + 3, Hints())
+        assert daemon.state.drains[NODE].message == "aws: terminate"
+
+
+def test_a_time_that_is_none_ends_nothing(tmp_path):
+    """What an API says of a year three million is not shown, and the daemon goes on."""
+    make_session(tmp_path)
+    with daemon_on(tmp_path) as daemon:
+        daemon.tick(NOW, Hints())
+        daemon.inbox.put(replace(SEEN, started_at=1e14, ended_at=9e18))
+        daemon.tick(NOW + 1, Hints())
+        daemon._publish(NOW + 2)
+        (row,) = json.loads(daemon.shown.snapshot(-1))["nodes"]
+
+    assert row["started_at"] is None

@@ -552,3 +552,10 @@ def test_a_pod_that_was_killed_for_memory_is_why_its_node_died(tmp_path, monkeyp
     assert incident["root"]["text"].endswith("OOMKilled, exit code 137: [2J [FailurePolicy] RETRY")
     assert [e["class"] for e in incident["explains"]] == ["node_lost"]
     assert counted[("kernel_oom_kill", "event")] == 1.0
+
+
+def test_a_poorer_row_takes_no_address_away():
+    """A pushed event may name the node alone, and come late: the pod of that address is still this node's."""
+    event = NodeSeen(WORKER.at - 1, WORKER.node_id, "", "", "ALIVE", "", is_head=False)
+
+    assert node_of(WORKER, event) == WORKER.node_id
