@@ -32,6 +32,7 @@ def test_a_plain_loop_is_followed_and_started_again_from_its_checkpoint(tmp_path
         out.writestr("data.pkl", "weights")
     config = tmp_path / "raywatch.toml"
     with FakeRay() as ray:
+        ray.job |= {"entrypoint": "horovodrun -np 1 python train.py"}
         config.write_text(CONFIG.format(url=ray.url, storage=storage, fired=fired))
         daemon = DaemonProcess(tmp_path / "ray", tmp_path / "state", "--config", str(config))
 
@@ -51,6 +52,7 @@ def test_a_plain_loop_is_followed_and_started_again_from_its_checkpoint(tmp_path
                 check=False,
                 timeout=60,
             ).stdout.decode()
+            ray.job |= {"driver_exit_code": 1}  # the launcher gave up: its ranks have ended
             ray.fail(logs)
             until(fired.exists, 30, "the hook ran")
         finally:
