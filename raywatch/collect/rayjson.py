@@ -50,13 +50,20 @@ def load(body: bytes) -> object | None:
 
 
 def shortfall(found: object) -> str:
-    """Say what an answer of /api/v0 leaves out; empty where it is whole, or of another API."""
+    """Say what an answer of /api/v0 leaves out; empty where it is whole, or of another API.
+
+    What the question itself filtered out is not missing: `total` and `num_after_truncation` count it, `num_filtered` is
+    without it (ray/dashboard/state_aggregator.py).
+    """
     told = within(found, "data", "result")
     if not isinstance(told, dict):
         return ""
     rows, total = told.get("result"), told.get("total")
     shown = len(rows) if isinstance(rows, list) else 0
     warning = text_of(told, "partial_failure_warning", 300)
+    looked_at, kept = told.get("num_after_truncation"), told.get("num_filtered")
+    if isinstance(total, int) and isinstance(looked_at, int) and isinstance(kept, int):
+        total -= looked_at - kept
     cut = isinstance(total, int) and shown < total
     return "; ".join(filter(None, (f"truncated: {shown} of {total}" if cut else "", warning)))
 

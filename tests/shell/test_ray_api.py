@@ -157,3 +157,13 @@ def test_an_odd_train_row_hides_no_other():
 def test_a_list_that_is_cut_says_so(told, words):
     """Whoever reads it must know that what is not in it is not gone."""
     assert rayjson.shortfall({"data": {"result": {"result": [{}, {}], **told}}}) == words
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_a_question_filters_out_is_not_missing(version):
+    """Of two placement groups one was removed: the answer is whole. One that is cut by the limit says so."""
+    found = answer(version, "placement_groups")
+    assert (found["data"]["result"]["total"], rayjson.shortfall(found)) == (2, "")
+
+    found["data"]["result"] |= {"total": 7}
+    assert rayjson.shortfall(found) == "truncated: 1 of 6"
