@@ -20,6 +20,7 @@ from raywatch.observations import (
     Demanded,
     GroupSeen,
     GroupsSeen,
+    NodeSeen,
     Observation,
     SessionSeen,
 )
@@ -86,6 +87,7 @@ class Capacity:
     failures: Mapping[str, Failure] = field(default_factory=dict)  # by node type, "": not named
     actors: Mapping[str, Pending] = field(default_factory=dict)
     infeasible: Mapping[Bundle, float] = field(default_factory=dict)  # when that was said last
+    nodes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # totals of living ones
     trouble: tuple[str, float] | None = None  # what its log says of its own failures, and when
     due_at: float = float("inf")  # when something of this is over by itself
     session: str = ""
@@ -111,6 +113,8 @@ class Capacity:
 def learned(capacity: Capacity, seen: Iterable[Observation], now: float) -> Capacity:
     """Take in what APIs say, in its order."""
     actors: dict[str, Pending] | None = None
+    seen = list(seen)
+    capacity = _with_nodes(capacity, seen)
     for item in seen:
         match item:
             case ActorSeen():
@@ -133,6 +137,42 @@ def learned(capacity: Capacity, seen: Iterable[Observation], now: float) -> Capa
     return _demanded(capacity, now) if now >= capacity.due_at else capacity
 
 
+def _with_nodes(capacity: Capacity, seen: Iterable[Observation]) -> Capacity:
+    rows = [s for s in seen if isinstance(s, NodeSeen)]
+    if not rows:
+        return capacity
+    nodes = dict(capacity.nodes)
+    for row in rows:
+        if row.state != "ALIVE":
+            nodes.pop(row.node_id, None)
+        elif row.resources:  # a pushed event names none
+            nodes[row.node_id] = row.resources
+    return replace(capacity, nodes=nodes)
+
+
+def _is_there(requests: Iterable[Demanded], nodes: Mapping[str, Mapping[str, float]]) -> bool:
+    """Say whether all that request_resources() asks for fits into what the nodes have: then nobody waits for it.
+
+    It asks for a size of the cluster, whoever uses it; Ray reports it as long as it is asked for. First fit: what could
+    be packed better counts as not there.
+    """
+    free = [dict(n) for n in nodes.values()]
+    for demand in requests:
+        for bundle, times in demand.bundles:
+            left = times * demand.count
+            for node in free:
+                fits = [int(node.get(name, 0.0) / amount) for name, amount in bundle if amount > 0]
+                taken = min([left, *fits])
+                for name, amount in bundle:
+                    node[name] = node.get(name, 0.0) - taken * amount
+                left -= taken
+                if not left:
+                    break
+            if left:
+                return False
+    return True
+
+
 def _begun_anew(capacity: Capacity, now: float) -> Capacity:
     """Forget what was of another session. The last answers stay: one that is the same in the new one is not told again."""
     return _demanded(Capacity(report=capacity.report, groups=capacity.groups), now)
@@ -148,7 +188,12 @@ def _note_actor(actors: dict[str, Pending], seen: ActorSeen) -> None:
 def _demanded(capacity: Capacity, now: float) -> Capacity:
     """Bring up to date who waits: since when it did, and what was not told any more for a while does not."""
     told: dict[Shape, Waiting] = {}
-    for demand in capacity.report.demands if capacity.report else ():
+    reported = capacity.report.demands if capacity.report else ()
+    requests = [d for d in reported if d.kind == "request"]
+    is_met = bool(requests and capacity.nodes) and _is_there(requests, capacity.nodes)
+    for demand in reported:
+        if is_met and demand.kind == "request":
+            continue
         if demand.kind != "group" or capacity.groups is None:
             _add(told, demand, now)
     for group in capacity.groups or ():
@@ -156,7 +201,7 @@ def _demanded(capacity: Capacity, now: float) -> Capacity:
     lost = {
         k: replace(w, lost_at=now if w.lost_at is None else w.lost_at)
         for k, w in capacity.waiting.items()
-        if k not in told and k[0] != "group"
+        if k not in told and k[0] != "group" and not (is_met and k[0] == "request")
     }
     flickering = {k: w for k, w in lost.items() if now - (w.lost_at or now) < FLICKER_S}
     fresh = {k: at for k, at in capacity.infeasible.items() if now - at < INFEASIBLE_S}

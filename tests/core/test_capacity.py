@@ -23,6 +23,7 @@ from raywatch.observations import (
     Demanded,
     GroupSeen,
     GroupsSeen,
+    NodeSeen,
     SessionSeen,
 )
 
@@ -254,3 +255,26 @@ def test_another_session_keeps_the_last_answers_and_nothing_else():
     assert ages(capacity) == [9.0]
     assert why(capacity).endswith("(max_workers) are reached.")
     assert learned(capacity, [SessionSeen(10.0, "2.60.0", "t")], 10.0) is capacity
+
+
+def test_what_request_resources_asks_for_waits_only_while_it_is_not_there():
+    """Ray Train asks for the size of its group as long as it runs; Ray reports that also when all of it is there."""
+    asked = report(10.0, Demanded("request", (((("CPU", 1.0),), 1),), 3))
+
+    def waiting(*cpus):
+        nodes = [
+            NodeSeen(9.0, f"n{i}", "", "", "ALIVE", "", is_head=False, resources={"CPU": c})
+            for i, c in enumerate(cpus)
+        ]
+        return len(learned(Capacity(), [*nodes, asked], 10.0).waiting)
+
+    assert [waiting(2.0), waiting(2.0, 1.0), waiting(4.0), waiting(0.5, 2.5)] == [1, 0, 0, 1]
+    assert waiting() == 1  # no list of nodes was read
+
+    grown = learned(
+        Capacity(),
+        [NodeSeen(9.0, "a", "", "", "ALIVE", "", is_head=True, resources={"CPU": 2.0}), asked],
+        10.0,
+    )
+    more = NodeSeen(20.0, "b", "", "", "ALIVE", "", is_head=False, resources={"CPU": 1.0})
+    assert learned(grown, [more, replace(asked, at=20.0)], 20.0).waiting == {}
