@@ -108,9 +108,8 @@ class Answering:
         for old in self.actions.values():
             is_same = old.hook.name == action.hook.name and old.machine == action.machine
             ago = action.created_at - old.created_at
-            is_less = (
-                action.notice.ends and not old.notice.ends
-            )  # that the machine may go is not that it goes
+            # That the machine may go is not that it goes.
+            is_less = action.notice.ends and not old.notice.ends
             if is_same and not is_less and old.state in _RAN and abs(ago) < PAUSE_S:
                 return "refused", f"the same hook ran for this machine {max(ago, 0):.0f} s ago"
         return "started", ""

@@ -27,7 +27,7 @@ from raywatch.core.runs import Runs
 from raywatch.core.view import drain_json, incident_json, unknown_json
 from raywatch.counting import Counting
 from raywatch.examining import Examining, History
-from raywatch.following import Following, label, two_sessions
+from raywatch.following import Following, label
 from raywatch.inbox import Inbox, take
 from raywatch.memory import documents, remembered
 from raywatch.metrics import MetricsView
@@ -249,11 +249,8 @@ class Daemon:
             self._counting.noticed(one.asked.notice.provider)
             self.state = note(self.state, one.drain) if one.drain else self.state
             self._correlate([one.finding], [], now)
-            self._noticing.answering.decide(one.asked, self._of_another(), now)
+            self._noticing.answering.decide(one.asked, self._sight.two_sessions(), now)
         return bool(told)
-
-    def _of_another(self) -> str:
-        return two_sessions(self._logs.name or "", self._cluster.session)
 
     def _closed_to_all(self) -> str:
         """Say why nothing may be decided now."""
@@ -261,7 +258,7 @@ class Daemon:
             return "the daemon ends"
         if not self._caught_up:
             return "the daemon still reads what was there before it started: ask again"
-        return self._of_another() or self._cluster.unknown_owner()
+        return self._sight.two_sessions() or self._cluster.unknown_owner()
 
     def _closed(self) -> str:
         if reason := self._closed_to_all():

@@ -26,13 +26,16 @@ class Sight:
         self._standings = self._cluster.standings(self._logs.standing(now), now)
         rows = [source_row(s) for s in self._standings]
         rows[0] |= self._logs.row()
-        two = two_sessions(self._logs.name or "", self._cluster.session)
-        self.blind = (*apart(two), *blind(self._standings, DASHBOARD, now))
+        self.blind = (*apart(self.two_sessions()), *blind(self._standings, DASHBOARD, now))
         nodes = self._texts.of(
             self._cluster.nodes, state.drains, state.incidents, runs, self._logs.nodes()
         )
         told = json.dumps({"sources": rows, "blind": self.blind})
         return f'{told[1:-1]}, "nodes": {nodes}'
+
+    def two_sessions(self) -> str:
+        """Say that logs and dashboard are of two sessions, '' where they are not."""
+        return two_sessions(self._logs.name or "", self._cluster.session)
 
     def ups(self) -> dict[str, tuple[bool, float]]:
         """Return which sources answer and when they last did; one that is switched off is not down."""

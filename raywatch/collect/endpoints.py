@@ -42,6 +42,7 @@ class Endpoint:
     parse: Parse
 
 
+VERSION = Endpoint("version", "/api/version", 10.0, 5.0, parse_version)
 STATUS = Endpoint("autoscaler", "/api/cluster_status?format=1", 10.0, 5.0, parse_status)
 GROUPS = Endpoint(
     "groups",
@@ -52,7 +53,7 @@ GROUPS = Endpoint(
 )
 # In trouble all of this together, with Ray Train, Serve and the burst at its beginning, is < 5 requests a second.
 ENDPOINTS = (
-    Endpoint("version", "/api/version", 10.0, 5.0, parse_version),
+    VERSION,
     Endpoint("jobs", "/api/jobs/", 5.0, 1.0, parse_jobs),
     Endpoint("nodes", "/api/v0/nodes?detail=1&limit=10000", 5.0, 1.0, parse_nodes),
     Endpoint("actors", "/api/v0/actors?detail=1&limit=10000", 10.0, 1.5, parse_actors),

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import aiohttp
 
 from raywatch.collect import podjson
-from raywatch.collect.podjson import Pod, PodEvent, Row, rows, within
+from raywatch.collect.podjson import Pod, PodEvent, Row
 from raywatch.collect.rayjson import load
+from raywatch.collect.rayrows import rows_of, within
 from raywatch.httpbody import whole
 from raywatch.observations import EndpointHealth, KubeRayListed, KubeRaySeen, PodSeen
 
@@ -352,7 +353,7 @@ class KubernetesPoller:
         after = ""
         while True:
             page = await asking.page(kind, after)
-            for row in rows(page.get("items")):
+            for row in rows_of(page.get("items")):
                 # Items of a list leave out what they all are.
                 uids.add(podjson.line(within(row, "metadata", "uid"), 64))
                 self._take(kind, {"kind": _kind_of(page), **row}, is_gone=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from raywatch.collect.metadata import unix_time
+from raywatch.collect.rayrows import rows_of, within
 from raywatch.observations import KubeRaySeen, PodSeen, PodWord
 
 CLUSTER = "ray.io/cluster"
@@ -101,24 +102,12 @@ def line(value: object, limit: int = TEXT_LIMIT) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:limit]
 
 
-def within(found: object, *keys: str) -> object:
-    """Return what lies under these keys, None where it is not there."""
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
-
-
-def rows(found: object) -> Iterator[dict[str, object]]:
-    """Yield the objects of a list, none for anything else."""
-    yield from (r for r in found if isinstance(r, dict)) if isinstance(found, list) else ()
-
-
 def pod_of(row: Row, known: Pod | None = None) -> Pod | None:
     """Return who a pod is, None where it is none of Ray's. `known`: as it was before, for what ended pods lose."""
     labels, uid = within(row, "metadata", "labels"), line(within(row, "metadata", "uid"), 64)
     cluster = line(within(labels, CLUSTER), NAME_LIMIT)
     kind = within(labels, "ray.io/node-type")
-    own = next(rows(within(row, "spec", "containers")), {})
+    own = next(rows_of(within(row, "spec", "containers")), {})
     if not uid or not cluster or kind == "redis-cleanup":
         return None
     pod = Pod(
@@ -142,12 +131,12 @@ def _on_spot(row: Row) -> bool:
     if any(within(asked, k) == v for k, v in _SPOT.items()):
         return True
     where = ("affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
-    terms = list(rows(within(row, "spec", *where, "nodeSelectorTerms")))
+    terms = list(rows_of(within(row, "spec", *where, "nodeSelectorTerms")))
     return bool(terms) and all(map(_is_spot_term, terms))  # of terms one is enough
 
 
 def _is_spot_term(term: Row) -> bool:
-    asked = rows(term.get("matchExpressions"))
+    asked = rows_of(term.get("matchExpressions"))
     return any(
         e.get("operator") == "In" and e.get("values") == [_SPOT.get(str(e.get("key")), "")]
         for e in asked
@@ -188,7 +177,7 @@ def _state(row: Row, now: float) -> _State:
 
 def _ended_at(status: Row) -> float | None:
     """Return when the last container ended, else when the pod ceased to be ready."""
-    ends = (within(c, "state", "terminated") for c in rows(status.get("containerStatuses")))
+    ends = (within(c, "state", "terminated") for c in rows_of(status.get("containerStatuses")))
     times = [t for e in ends if (t := unix_time(within(e, "finishedAt")))]
     ready = unix_time(_condition(status, "Ready").get("lastTransitionTime"))
     return max(times) if times else ready or unix_time(status.get("startTime"))
@@ -351,12 +340,12 @@ def _service(seen: KubeRaySeen, row: Row) -> KubeRaySeen:
 
 
 def _condition(status: object, kind: str) -> Row:
-    found = rows(within(status, "conditions"))
+    found = rows_of(within(status, "conditions"))
     return next((c for c in found if c.get("type") == kind), {})
 
 
 def _container(row: Row, kind: str, name: str) -> Row:
-    found = rows(within(row, "status", kind))
+    found = rows_of(within(row, "status", kind))
     return next((c for c in found if c.get("name") == name), {})
 
 

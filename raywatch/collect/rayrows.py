@@ -1,4 +1,4 @@
-"""JSON of Ray's REST APIs, read with care: a value of another kind is no value, an odd row hides no other."""
+"""JSON of REST APIs, Ray's and Kubernetes', read with care: a value of another kind is no value, an odd row hides no other."""
 
 from __future__ import annotations
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from raywatch.collect.endpoints import ENDPOINTS, SERVE, STATE_API, TRAIN, TRAIN_V1, Endpoint
+from raywatch.collect.endpoints import (
+    ENDPOINTS,
+    SERVE,
+    STATE_API,
+    TRAIN,
+    TRAIN_V1,
+    VERSION,
+    Endpoint,
+)
 from raywatch.collect.trainstate import TrainGate
 from raywatch.observations import ActorSeen, EndpointHealth, Observation
 
@@ -42,7 +50,7 @@ class Schedule:
     def anew(self, now: float) -> None:
         """Another session began: all but its name, which was told just now, is due."""
         with self._lock:
-            self._asked = {"version": now}
+            self._asked = {VERSION.name: now}
 
     def due(self, now: float) -> list[Endpoint]:
         """Return what to ask now."""

@@ -40,11 +40,11 @@ def launched(entrypoint: str) -> Launched | None:
     fewer nodes and take new ones in (torch/distributed/run.py). horovodrun is elastic with --host-discovery-script
     or --min-num-proc (horovod/runner/launch.py).
     """
-    words = entrypoint.split()
+    launcher, words = _launcher(entrypoint)
     options = _options(words)
-    if any(w.rsplit("/", 1)[-1] == "torchrun" for w in words) or "torch.distributed.run" in words:
+    if launcher == "torchrun":
         return _torchrun(options)
-    if any(w.rsplit("/", 1)[-1] == "horovodrun" for w in words):
+    if launcher == "horovodrun":
         elastic = {"host-discovery-script", "min-np", "min-num-proc"} & options.keys()
         if elastic:
             said = f"horovodrun --{min(elastic)}: goes on with fewer workers and takes new ones in"
@@ -58,12 +58,21 @@ def is_on_one_host(entrypoint: str) -> bool:
 
     torchrun: --nnodes is 1 by default; horovodrun: -H, --hosts and --hostfile name others. Of anything else it is not known.
     """
-    words = entrypoint.split()
+    launcher, words = _launcher(entrypoint)
     options = _options(words)
-    if any(w.rsplit("/", 1)[-1] == "torchrun" for w in words) or "torch.distributed.run" in words:
+    if launcher == "torchrun":
         return options.get("nnodes", "1") in ("1", "1:1")
     named = {"hosts", "hostfile", "host-discovery-script"} & options.keys() or "-H" in words
-    return any(w.rsplit("/", 1)[-1] == "horovodrun" for w in words) and not named
+    return launcher == "horovodrun" and not named
+
+
+def _launcher(entrypoint: str) -> tuple[str, list[str]]:
+    """Return which launcher a command line calls, '' for another one, and its words."""
+    words = entrypoint.split()
+    names = {w.rsplit("/", 1)[-1] for w in words}
+    if "torchrun" in names or "torch.distributed.run" in words:
+        return "torchrun", words
+    return "horovodrun" if "horovodrun" in names else "", words
 
 
 def _torchrun(options: Mapping[str, str]) -> Launched:
