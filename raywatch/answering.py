@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.view import rfc3339
-from raywatch.memory import Document
+from raywatch.memory import Document, Remembered
 from raywatch.model import Outcome
 from raywatch.notice import Machine, Notice, NoticeAction, NoticeActionState, NoticeHook
 
@@ -57,10 +57,15 @@ class Answering:
             rows = [_ACTION.validate_json(t) for t in docs.get(KIND, {}).values()]
         except ValidationError as error:
             raise ValueError(f"the store holds what this version cannot read: {error}") from error
-        self.actions = {a.key: a for a in sorted(rows, key=lambda a: a.created_at)}
+        known = {a.key: a for a in sorted(rows, key=lambda a: a.created_at)}
+        self._kept = Remembered(KIND, known, KEEP, lambda a: _ACTION.dump_json(a).decode())
         self._due: list[str] = []
-        self._written: list[Document] = []
         self._ends: list[NoticeAction] = []
+
+    @property
+    def actions(self) -> Mapping[str, NoticeAction]:
+        """All that is remembered, the oldest first."""
+        return self._kept.rows()
 
     def settle(self, now: float) -> None:
         """Go on with what an earlier life started: a drain is asked for again while there is time."""
@@ -76,14 +81,14 @@ class Answering:
         """Decide what is done about a notice. `closed`: why nothing may be done now."""
         for hook in self._hooks:
             key = f"{asked.notice.key} {hook.name}"
-            if asked.notice.kind not in hook.kinds or key in self.actions:
+            if asked.notice.kind not in hook.kinds or key in self._kept:
                 continue
             until = asked.notice.deadline_at or asked.at + LEFT_S
             facts = (asked.notice, asked.machine, asked.node)
             action = NoticeAction(key, hook, *facts, "started", now, until)
             state, why = self._objection(action, asked, closed)
             if state == "started":
-                self._put(action)
+                self._kept.put(key, action)
                 self._due.append(key)
             else:
                 self._end(action, state, why, now)
@@ -120,7 +125,7 @@ class Answering:
 
     def take(self, now: float) -> list[NoticeAction]:
         """Return what is to be started: it is on the disk. What came too late to be written is refused."""
-        ready = [self.actions[k] for k in self._due if k in self.actions]
+        ready = [a for k in self._due if (a := self._kept.get(k)) is not None]
         self._due = []
         for late in [a for a in ready if now >= a.deadline_at]:
             self._end(late, "refused", "its time was over before it could be started", now)
@@ -128,7 +133,7 @@ class Answering:
 
     def outcome(self, outcome: Outcome, now: float) -> bool:
         """Note what came of an action; say whether it is one of these."""
-        action = self.actions.get(outcome.key)
+        action = self._kept.get(outcome.key)
         if action is None:
             return False
         state: NoticeActionState = "refused" if outcome.state == "deferred" else outcome.state
@@ -139,19 +144,11 @@ class Answering:
         ended = replace(action, state=state, detail=why, ended_at=now)
         log.warning("hook %s for %s: %s %s", action.hook.name, action.notice.key, state, why)
         self._ends.append(ended)
-        self._put(ended)
-
-    def _put(self, action: NoticeAction) -> None:
-        self.actions = {**self.actions, action.key: action}
-        self._written.append(Document(KIND, action.key, _ACTION.dump_json(action).decode()))
-        for old in list(self.actions)[:-KEEP]:
-            self.actions = {k: a for k, a in self.actions.items() if k != old}
-            self._written.append(Document(KIND, old, None))
+        self._kept.put(ended.key, ended)
 
     def documents(self) -> Iterator[Document]:
         """Yield what changed since the last call."""
-        yield from self._written
-        self._written = []
+        return self._kept.documents()
 
     def ends(self) -> list[NoticeAction]:
         """Return what ended since the last call, for the counters."""

@@ -1,9 +1,10 @@
-"""The correlator's state as documents of the store, and back."""
+"""The correlator's state as documents of the store, and back; what is told once is remembered so too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -38,6 +39,7 @@ _LINK = TypeAdapter(tuple[Entity, list[Entity]])
 _SIZES = TypeAdapter(dict[str, tuple[int, ...]])
 _TEMPLATES = TypeAdapter(tuple[Template, ...])
 COUNTERS = TypeAdapter(dict[str, int])
+_Row = TypeVar("_Row")
 
 
 class Document(NamedTuple):
@@ -46,6 +48,45 @@ class Document(NamedTuple):
     kind: Kind
     id: str
     json: str | None
+
+
+class Remembered(Generic[_Row]):
+    """The newest rows of one kind, in memory and as documents, which go to the disk with what they say: bounded, oldest out."""
+
+    def __init__(
+        self, kind: Kind, rows: Mapping[str, _Row], keep: int, dump: Callable[[_Row], str]
+    ) -> None:
+        """Go on from stored `rows`, the oldest first. `dump` writes one as JSON."""
+        self._kind, self._keep, self._dump = kind, keep, dump
+        self._rows = dict(rows)
+        self._shown: Mapping[str, _Row] | None = None
+        self._written: list[Document] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def get(self, key: str) -> _Row | None:
+        """Return the row of a key, None where it is not known or was forgotten."""
+        return self._rows.get(key)
+
+    def rows(self) -> Mapping[str, _Row]:
+        """Return all of it, the oldest first: a value that is never changed, and the same one until something is put."""
+        if self._shown is None:
+            self._shown = dict(self._rows)
+        return self._shown
+
+    def put(self, key: str, row: _Row) -> list[_Row]:
+        """Remember a row; return those that are forgotten for it."""
+        self._rows[key], self._shown = row, None
+        self._written.append(Document(self._kind, key, self._dump(row)))
+        over = list(islice(self._rows, max(0, len(self._rows) - self._keep)))
+        self._written += [Document(self._kind, old, None) for old in over]
+        return [self._rows.pop(old) for old in over]
+
+    def documents(self) -> Iterator[Document]:
+        """Yield what changed since the last call."""
+        yield from self._written
+        self._written = []
 
 
 def documents(before: State, after: State) -> Iterator[Document]:

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from raywatch.answering import LEFT_S, Answering, Asked, answers_json
 from raywatch.core.drains import OVER_S
 from raywatch.core.view import rfc3339
-from raywatch.memory import Document
+from raywatch.memory import Document, Remembered
 from raywatch.model import Entity, Evidence, Fact, Finding, Subject, Trust
 from raywatch.notice import CLASSES, Machine, Notice, NoticeHook, Notices
 from raywatch.observations import NodeSeen
@@ -55,12 +55,11 @@ class Noticing:
         started_at: float = 0.0,
     ) -> None:
         """Go on from stored documents. `started_at`: the first start of the store. Raises ValueError as Answering does."""
-        rows = {key: json.loads(text) for key, text in docs.get(KIND, {}).items()}
+        rows: dict[str, Row] = {key: json.loads(text) for key, text in docs.get(KIND, {}).items()}
         order = sorted(rows, key=lambda key: str(rows[key]["at"]))
-        self._known: dict[str, Row] = {k: rows[k] for k in order}  # what was told, oldest first
+        self._known = Remembered(KIND, {k: rows[k] for k in order}, KEEP, json.dumps)
         self.answering = Answering(hooks, docs, started_at=started_at)
         self._waiting: dict[str, _Heard] = {}
-        self._written: list[Document] = []
 
     def hear(self, lists: Iterable[Notices]) -> None:
         """Take in lists; what was withdrawn before it could be told is forgotten."""
@@ -94,29 +93,24 @@ class Noticing:
         row: Row = {"at": rfc3339(now), "provider": notice.provider, "kind": notice.kind}
         row |= {"what": notice.what, "instance": machine.instance, "ip": machine.ip, "node": node}
         row["deadline_at"] = rfc3339(notice.deadline_at)
-        self._known = {**self._known, notice.key: row}
-        self._written.append(Document(KIND, notice.key, json.dumps(row)))
-        for old in list(self._known)[:-KEEP]:
-            self._known = {k: r for k, r in self._known.items() if k != old}
-            self._written.append(Document(KIND, old, None))
+        self._known.put(notice.key, row)
 
     def made_of(self) -> tuple[object, ...]:
         """Return the values, never changed in place, of which `shown` is made."""
-        return self._known, self.answering.actions
+        return self._known.rows(), self.answering.actions
 
     def shown(self) -> dict[str, object]:
         """Show what was announced and what was done about it as the API does, the oldest first."""
         actions = self.answering.actions.values()
         rows = [
             {"key": key, **row, "actions": answers_json(a for a in actions if a.notice.key == key)}
-            for key, row in self._known.items()
+            for key, row in self._known.rows().items()
         ]
         return {"notices": rows}
 
     def documents(self) -> Iterator[Document]:
         """Yield what changed since the last call."""
-        yield from self._written
-        self._written = []
+        yield from self._known.documents()
         yield from self.answering.documents()
 
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from raywatch.core.newest import newest_node
 from raywatch.core.view import rfc3339
-from raywatch.memory import Document
+from raywatch.memory import Document, Remembered
 from raywatch.model import Entity, Evidence, Fact, Finding, Subject, Trust
 from raywatch.observations import KubeRaySeen, NodeSeen, PodSeen, PodWord
 
@@ -69,14 +69,15 @@ class Pods:
         """Go on from stored documents. `cluster`: the RayCluster that is watched, '' where it is not known."""
         stored = {key: str(json.loads(text)["at"]) for key, text in docs.get(KIND, {}).items()}
         self._horizon = stored.pop("", "")  # what is older and not known was told and forgotten
+        self._is_moved = False  # since it was written
         order = sorted(stored, key=stored.__getitem__)
-        self._known: dict[str, str] = {key: stored[key] for key in order}  # oldest first
+        known = {key: stored[key] for key in order}
+        self._known = Remembered(KIND, known, KEEP, lambda at: json.dumps({"at": at}))
         self._cluster = cluster
         self._nodes: dict[str, NodeSeen] = {}
         self._by_ip: dict[str, dict[str, NodeSeen]] = {}
         self._waiting: dict[str, tuple[PodSeen, float]] = {}  # since when
         self._ready: list[Finding] = []
-        self._written: dict[str, str | None] = {}
 
     def node(self, seen: NodeSeen, now: float = float("inf")) -> None:
         """Remember who has which address; ended ones too."""
@@ -147,18 +148,17 @@ class Pods:
         return key in self._known or (rfc3339(at) or "") <= self._horizon
 
     def _remember(self, key: str, at: float, now: float) -> None:
-        self._known[key] = self._written[key] = rfc3339(at) or ""
-        while len(self._known) > KEEP:
-            old = next(iter(self._known))
+        for old in self._known.put(key, rfc3339(at) or ""):
             # No later than now: a clock that ran ahead must not silence what comes.
-            self._horizon = max(self._horizon, min(self._known.pop(old), rfc3339(now) or ""))
-            self._written[old], self._written[""] = None, self._horizon
+            self._horizon = max(self._horizon, min(old, rfc3339(now) or ""))
+            self._is_moved = True
 
     def documents(self) -> Iterator[Document]:
         """Yield what changed since the last call."""
-        for key, at in self._written.items():
-            yield Document(KIND, key, json.dumps({"at": at}) if at is not None else None)
-        self._written = {}
+        yield from self._known.documents()
+        if self._is_moved:
+            yield Document(KIND, "", json.dumps({"at": self._horizon}))
+            self._is_moved = False
 
 
 def _lived(node: NodeSeen, at: float, slack_s: float) -> bool:

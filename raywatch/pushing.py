@@ -17,7 +17,7 @@ from raywatch.collect.events import EventReader
 from raywatch.collect.rayjson import load
 from raywatch.core.ends import judge
 from raywatch.core.view import rfc3339
-from raywatch.memory import Document
+from raywatch.memory import Document, Remembered
 from raywatch.model import Fact, Finding
 from raywatch.observations import EndpointHealth, EventSeen, Observation
 
@@ -99,8 +99,7 @@ class Told:
         """Go on from stored documents."""
         stored = docs.get(KIND, {})
         order = sorted(stored, key=lambda key: str(json.loads(stored[key])["at"]))
-        self._known: dict[str, None] = dict.fromkeys(order)  # oldest first
-        self._written: list[Document] = []
+        self._known = Remembered(KIND, {k: stored[k] for k in order}, KEEP, str)
 
     def hear(self, event: EventSeen, now: float) -> Finding | Fact | None:
         """Return what an event means, the first time that it is heard."""
@@ -109,14 +108,9 @@ class Told:
         said = judge(event)
         if said is None:
             return None
-        self._known[event.id] = None
-        self._written.append(Document(KIND, event.id, json.dumps({"at": rfc3339(now)})))
-        while len(self._known) > KEEP:
-            del self._known[old := next(iter(self._known))]
-            self._written.append(Document(KIND, old, None))
+        self._known.put(event.id, json.dumps({"at": rfc3339(now)}))
         return said if now - event.at <= LATE_S else None
 
     def documents(self) -> Iterator[Document]:
         """Yield what changed since the last call."""
-        yield from self._written
-        self._written = []
+        return self._known.documents()
