@@ -7,6 +7,8 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from raywatch.collect.endpoints import ENDPOINTS, SERVE, TRAIN, TRAIN_V1
+from raywatch.collect.kubernetes import NAME as KUBERNETES
+from raywatch.collect.kubernetes import Access
 from raywatch.core import capacity
 from raywatch.core.blindness import Standing, aged, heard, unasked
 from raywatch.core.capacity_view import capacity_json
@@ -48,24 +50,23 @@ class Cluster:
         docs: Mapping[str, Mapping[str, str]],
         clouds: Iterable[str],
         now: float,
-        kube_cluster: str = "",
-        *,
-        kube_must: bool = False,
+        kubernetes: Access | None = None,
     ) -> None:
         """Go on from stored documents.
 
-        `clouds`: the metadata services that are asked; `kube_cluster`: the RayCluster that Kubernetes is asked about; `kube_must`: somebody
-        configured it, so that without its answer it is not known which jobs KubeRay runs again.
-
-        All that is asked is a source from the start.
+        `clouds`: the metadata services that are asked; `kubernetes`: what of it is, None for nothing. All that is asked
+        is a source from the start.
         """
         self._told = Told(docs)
-        asked = (*(e.name for e in ENDPOINTS), *clouds)
+        asked = (*(e.name for e in ENDPOINTS), *clouds, *([KUBERNETES] if kubernetes else []))
         self._sources: dict[str, Standing] = {name: unasked(name, now) for name in asked}
         self._asked = frozenset(asked)
-        self._pods, self._kube_cluster = Pods(docs, kube_cluster), kube_cluster
+        self._kube_cluster = kubernetes.cluster if kubernetes else ""
+        self._pods = Pods(docs, self._kube_cluster)
         self._kuberay: Mapping[str, KubeRaySeen] = {}
-        self._kube_must, self._is_kuberay_known = kube_must, "kubernetes" not in self._asked
+        # Where somebody configured it, it is not known without its answer which jobs KubeRay runs again.
+        self._kube_must = kubernetes is not None and kubernetes.is_asked_for
+        self._is_kuberay_known = kubernetes is None
         self.session = ""  # the one that the dashboard says it is of
         self.nodes: Mapping[str, Known] = {}
         self._tidied_at = 0.0
@@ -111,7 +112,7 @@ class Cluster:
 
     def _answered(self, seen: EndpointHealth) -> None:
         self._sources[seen.name] = heard(self._sources.get(seen.name), seen)
-        if seen.name == "kubernetes" and seen.state != "up" and not self._kube_must:
+        if seen.name == KUBERNETES and seen.state != "up" and not self._kube_must:
             self._is_kuberay_known = True  # nobody said that there is a KubeRay
 
     def unknown_owner(self) -> str:

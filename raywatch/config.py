@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from raywatch.collect.cloud import LINK_LOCAL, hinted
 from raywatch.collect.kubernetes import ACCOUNT, Access
@@ -156,7 +156,6 @@ class _Reader:
             raise self.fail(
                 f"address {address!r} must be HOST:PORT, like {LISTEN}", "listen", "address"
             )
-        rules, notices = self._tables(found, "resume"), self._tables(found, "notice")
         return Config(
             dashboard=self._dashboard(found),
             session_dir=self._path(found, "ray", "session_dir"),
@@ -166,16 +165,14 @@ class _Reader:
             hosts=frozenset(self._texts(found, "listen", "hosts")),
             store=Path(self._text(found, "store", "path", STORE)).expanduser(),
             rules=tuple(self._texts(found, "rules", "paths")),
-            resume=tuple(self._rule(r, i) for i, r in enumerate(rules)),
+            resume=tuple(self._rule(r, i) for i, r in enumerate(self._tables(found, "resume"))),
             clouds=self._clouds(found),
-            notices=self._notices(notices),
-            declared=self._declared(found.get("run", [])),
+            notices=self._notices(self._tables(found, "notice")),
+            declared=self._declared(self._tables(found, "run")),
             kubernetes=self._kubernetes(found),
         )
 
-    def _declared(self, rows: object) -> Declared:
-        if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
-            raise self.fail("run is a list of tables: [[run]]", "run")
+    def _declared(self, rows: list[dict[str, Any]]) -> Declared:
         for number, row in enumerate(rows):
             self._typed(row, RUN, "run", number)
         return declared(
@@ -185,10 +182,13 @@ class _Reader:
             self.name,
         )
 
-    def _tables(self, found: Mapping[str, object], name: str) -> list[object]:
+    def _tables(self, found: Mapping[str, object], name: str) -> list[dict[str, Any]]:
         rows = found.get(name, [])
         if not isinstance(rows, list):
             raise self.fail(f"{name} is a list of tables: [[{name}]]", name)
+        for number, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise self.fail(f"a [[{name}]] is a table", name, number)
         return rows
 
     def _known(
@@ -277,9 +277,7 @@ class _Reader:
             is_asked_for=enabled is True,
         )
 
-    def _rule(self, row: object, number: int) -> ResumeRule:
-        if not isinstance(row, dict):
-            raise self.fail("a [[resume]] is a table", "resume", number)
+    def _rule(self, row: dict[str, Any], number: int) -> ResumeRule:
         self._typed(row, RESUME, "resume", number)
         for key in ("run", "mode", "hook"):
             if key not in row:
@@ -316,7 +314,7 @@ class _Reader:
             settle_s=float(row.get("settle_s", 75)),
         )
 
-    def _notices(self, rows: list[object]) -> tuple[NoticeHook, ...]:
+    def _notices(self, rows: list[dict[str, Any]]) -> tuple[NoticeHook, ...]:
         hooks = [self._notice(row, number) for number, row in enumerate(rows)]
         names = [h.name for h in hooks]
         for number, name in enumerate(names):
@@ -324,9 +322,7 @@ class _Reader:
                 raise self.fail(f"two [[notice]] are named {name!r}", "notice", number, "name")
         return tuple(hooks)
 
-    def _notice(self, row: object, number: int) -> NoticeHook:
-        if not isinstance(row, dict):
-            raise self.fail("a [[notice]] is a table", "notice", number)
+    def _notice(self, row: dict[str, Any], number: int) -> NoticeHook:
         self._typed(row, NOTICE, "notice", number)
         hook, kinds = row.get("hook"), row.get("kinds", ["preemption"])
         if hook is None:

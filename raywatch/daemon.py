@@ -84,10 +84,7 @@ class Daemon:
         self._noticing = Noticing(docs, config.notices, started_at=started)
         self._desk = Desk(self._resuming)
         self._to_fire: list[Action] = []
-        kube_cluster = config.kubernetes.cluster if config.kubernetes else ""
-        asked = (*config.clouds, *(["kubernetes"] if config.kubernetes else []))
-        must = config.kubernetes is not None and config.kubernetes.is_asked_for
-        self._cluster = Cluster(docs, asked, time.time(), kube_cluster, kube_must=must)
+        self._cluster = Cluster(docs, config.clouds, time.time(), config.kubernetes)
         self._sight = Sight(self._logs, self._cluster)
         self._swept_at = self._turned_at = self._committed_at = 0.0
         self._pace = Pace()

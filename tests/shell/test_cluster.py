@@ -3,6 +3,7 @@
 import json
 
 from raywatch.cluster import DASHBOARD, Cluster, source_row
+from raywatch.collect.kubernetes import Access
 from raywatch.core.blindness import Standing, blind
 from raywatch.core.runs import Runs
 from raywatch.model import Drain
@@ -102,7 +103,7 @@ def test_until_kubernetes_has_answered_it_is_not_known_who_restarts_a_job():
     """KubeRay may run it again; a service account that nobody configured and that may read nothing says that it does not."""
 
     def told(*seen, must):
-        cluster = Cluster({}, ("kubernetes",), 0.0, kube_must=must)
+        cluster = Cluster({}, (), 0.0, Access("u", "ns", is_asked_for=must))
         cluster.learn(seen, 1.0)
         return bool(cluster.unknown_owner())
 
@@ -116,7 +117,7 @@ def test_until_kubernetes_has_answered_it_is_not_known_who_restarts_a_job():
 
 def test_kubernetes_ages_as_every_source_that_is_asked():
     """Its poller may end without a word."""
-    cluster = Cluster({}, ("kubernetes",), 0.0)
+    cluster = Cluster({}, (), 0.0, Access("u", "ns"))
     cluster.learn([EndpointHealth(1.0, "kubernetes", "up", answered_at=1.0)], 1.0)
     found = {s.name: s.works for s in cluster.standings(Standing("logs", "up", "", 0, 0, 0), 1e4)}
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from raywatch import pods
 from raywatch.cluster import Cluster
 from raywatch.collect.hints import Hints
+from raywatch.collect.kubernetes import Access
 from raywatch.core.drains import drains_with
 from raywatch.model import Drain, Entity, Evidence, Fact, Trust
 from raywatch.notice import Machine, Notice, Notices
@@ -438,7 +439,7 @@ def test_resources_of_another_cluster_are_not_shown():
     """They are another daemon's."""
     job = resource("rayjob", base="rayjob")
     for mine, shown in (("", 1), (job.cluster, 1), ("another", 0)):
-        cluster = Cluster({}, (), NOW, mine)
+        cluster = Cluster({}, (), NOW, Access("u", "ns", mine))
         cluster.learn([job], NOW)
         assert len(json.loads(json.dumps(cluster.shown())).get("kuberay", [])) == shown
 
