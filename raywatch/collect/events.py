@@ -69,20 +69,11 @@ def events_key(token: str) -> str:
     return hmac.new(token.encode(), b"ray events", hashlib.sha256).hexdigest()[:32]
 
 
-def export_environment(url: str, token: str) -> dict[str, str]:
+def export_environment(url: str, key: str) -> dict[str, str]:
     """Return the environment with which `ray start --head` must run, so that Ray pushes its events.
 
-    `url` is where the daemon listens, as seen from the head; `token` is the daemon's.
+    `url` is where the daemon listens, as seen from the head; `key` is its `events_key`, or what stands for it in a shell.
     """
-    return _variables(url, events_key(token))
-
-
-def export_hint(url: str) -> str:
-    """Return the same for a shell, which is to know the key as $KEY: it is shown, so no secret is in it."""
-    return " ".join(f'{k}="{v}"' for k, v in _variables(url, "$KEY").items())
-
-
-def _variables(url: str, key: str) -> dict[str, str]:
     agent = "RAY_DASHBOARD_AGGREGATOR_AGENT"
     return {
         "RAY_enable_ray_event": "1",

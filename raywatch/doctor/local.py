@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from raywatch.collect.events import export_hint
+from raywatch.collect.events import export_environment
 from raywatch.collect.raylogs import current_session, default_temp_dirs, describe
 from raywatch.collect.wake import Waker
 from raywatch.config import Config
@@ -131,7 +131,9 @@ def event_checks(logs: Path, config: Config) -> list[Check]:
 
 
 def _push_of_events(config: Config) -> Check:
-    hint = export_hint(f"http://{config.host}:{config.port}")
+    # It is shown, so no secret is in it.
+    environ = export_environment(f"http://{config.host}:{config.port}", "$KEY")
+    hint = " ".join(f'{k}="{v}"' for k, v in environ.items())
     return Check(
         "event push",
         "ok",

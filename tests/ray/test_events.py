@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from raywatch.collect.events import export_environment
+from raywatch.collect.events import events_key, export_environment
 from tests.daemons import DaemonProcess, until
 from tests.ray.cluster import start_head
 
@@ -61,7 +61,8 @@ def told(daemon: DaemonProcess, kind: str) -> list[dict[str, Any]]:
 def test_ends_and_drains_arrive_by_push(daemon, tmp_path, record_property, preserve):
     """A killed actor, a node that drains, a node that is gone; in both key styles of Ray."""
     folder = Path(tempfile.mkdtemp(prefix="rw", dir="/tmp"))
-    environ = export_environment(daemon.url, (tmp_path / "state" / "token").read_text())
+    key = events_key((tmp_path / "state" / "token").read_text())
+    environ = export_environment(daemon.url, key)
     environ["RAY_DASHBOARD_AGGREGATOR_AGENT_PRESERVE_PROTO_FIELD_NAME"] = preserve
     took: dict[str, float] = {}
 

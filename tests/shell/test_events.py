@@ -272,8 +272,8 @@ def test_depth_is_no_danger():
 
 def test_the_environment_names_where_and_what():
     """A key that is good for events alone; not the token, which Ray would write into its agent's log."""
-    env = export_environment("http://10.0.0.1:9265/", "secret")
     key = events_key("secret")
+    env = export_environment("http://10.0.0.1:9265/", key)
 
     assert env["RAY_enable_ray_event"] == "1"
     assert env["RAY_DASHBOARD_AGGREGATOR_AGENT_EVENTS_EXPORT_ADDR"] == (
