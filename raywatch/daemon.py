@@ -35,6 +35,7 @@ from raywatch.model import Action, Chunk, Fact, FileId, Finding, Outcome
 from raywatch.notice import Notices
 from raywatch.noticing import Noticing
 from raywatch.pace import Pace
+from raywatch.pushing import admitted
 from raywatch.reloading import Reloading
 from raywatch.resuming import Look, Resuming
 from raywatch.service import Service
@@ -221,7 +222,9 @@ class Daemon:
 
     def _resume(self, facts: list[Fact], now: float) -> bool:
         """Take in what came from the other thread and decide; return whether anything did."""
-        seen, outcomes, requests, notices = take(self.inbox)
+        items, outcomes, requests, notices = take(self.inbox)
+        sessions = self._logs.name or "", self._cluster.session, self._resuming.runs.session
+        seen = admitted(items, *sessions)
         said = self._cluster.learn((s for s in seen if not isinstance(s, Look)), now)
         if said.findings or said.facts:
             self._correlate(*said, now)

@@ -8,17 +8,17 @@ from typing import NamedTuple, TypeAlias
 from raywatch.asking import Request
 from raywatch.model import Outcome
 from raywatch.notice import Notices
-from raywatch.observations import Observation
+from raywatch.observations import Observation, Pushed
 from raywatch.resuming import Look
 
-Item: TypeAlias = Observation | Look | Outcome | Request | Notices
+Item: TypeAlias = Observation | Pushed | Look | Outcome | Request | Notices
 Inbox: TypeAlias = "SimpleQueue[Item]"
 
 
 class Taken(NamedTuple):
     """All that lay in the inbox, by what it is, in its order."""
 
-    seen: list[Observation | Look]
+    seen: list[Observation | Pushed | Look]
     outcomes: list[Outcome]
     requests: list[Request]
     notices: list[Notices]

@@ -339,3 +339,11 @@ Observation: TypeAlias = (
     | KubeRaySeen
     | KubeRayListed
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What events that Ray pushed tell, all of one session; '' where they name none."""
+
+    session: str
+    seen: tuple[Observation, ...]

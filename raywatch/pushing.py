@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from raywatch.asking import OK, UNAVAILABLE, Answer
-from raywatch.collect.events import EventReader
+from raywatch.collect.events import SESSION, EventReader
 from raywatch.collect.rayjson import load
 from raywatch.core.ends import judge
 from raywatch.core.view import rfc3339
 from raywatch.memory import Document, Remembered
 from raywatch.model import Fact, Finding
-from raywatch.observations import EndpointHealth, EventSeen, Observation
+from raywatch.observations import EndpointHealth, EventSeen, Observation, Pushed
+from raywatch.resuming import Look
 
 log = logging.getLogger("raywatch.events")
 SOURCE = "ray_events"
@@ -38,7 +39,7 @@ class Receiver:
 
     def __init__(
         self,
-        emit: Callable[[Sequence[Observation]], None],
+        emit: Callable[[Sequence[Observation | Pushed]], None],
         keep: Callable[[Callable[[Answer], None]], None],
         clock: Callable[[], float],
     ) -> None:
@@ -90,6 +91,23 @@ class Receiver:
             log.warning("ray_events is %s %s", state, detail)
         self._said = EndpointHealth(now, SOURCE, state, detail)
         return [self._said]
+
+
+def admitted(
+    seen: Iterable[Observation | Pushed | Look], *sessions: str
+) -> list[Observation | Look]:
+    """Return what is to be taken in, while these sessions are known: what an older one pushes late is no news.
+
+    Ids of jobs and drivers begin again with each session, and Ray sends for ever what it could not send.
+    """
+    newest = max(filter(SESSION.fullmatch, sessions), default="")  # their names sort by time
+    found: list[Observation | Look] = []
+    for item in seen:
+        if not isinstance(item, Pushed):
+            found.append(item)
+        elif not item.session or item.session >= newest:
+            found += item.seen
+    return found
 
 
 class Told:

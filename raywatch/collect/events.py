@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from raywatch.collect.rayjson import ENV_LIMIT, load
@@ -32,6 +34,7 @@ from raywatch.observations import (
     JobSeen,
     NodeSeen,
     Observation,
+    Pushed,
     WorkerSeen,
 )
 
@@ -41,7 +44,7 @@ MAX_TRANSITIONS = 64  # of one event: the newest ones
 ID_LIMIT = 64
 NODE, WORKER, ACTOR, JOB = 28, 28, 16, 4  # bytes of Ray's ids
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z", re.ASCII)
-_SESSION = re.compile(r"session_\d{4}(?:-\d\d){2}_\d\d(?:-\d\d){2}_\d{6}_\d+", re.ASCII)
+SESSION = re.compile(r"session_\d{4}(?:-\d\d){2}_\d\d(?:-\d\d){2}_\d{6}_\d+", re.ASCII)
 _TYPES = (  # not those of tasks: they are many, and nobody reads them here
     *("DRIVER_JOB_DEFINITION_EVENT", "DRIVER_JOB_LIFECYCLE_EVENT"),
     *("SUBMISSION_JOB_DEFINITION_EVENT", "SUBMISSION_JOB_LIFECYCLE_EVENT"),
@@ -124,20 +127,21 @@ class EventReader:
             "submission_job_lifecycle_event": self._submission,
         }
 
-    def read(self, events: Sequence[object], now: float) -> list[Observation]:
-        """Return what the events of one POST tell, in their order. Never raises."""
-        seen: list[Observation] = []
+    def read(self, events: Sequence[object], now: float) -> list[Pushed]:
+        """Return what the events of one POST tell, in their order; neighbours of one session together. Never raises."""
+        told: list[tuple[str, Observation]] = []
         for row in events:
             if isinstance(row, dict):
                 try:
-                    seen += self._told(row, now)
+                    seen = self._told(row, now)
                 except (ValueError, TypeError, OverflowError, RecursionError):
                     continue  # one odd event must not hide the others
-        return seen
+                told += [(self._session, one) for one in seen]
+        return [Pushed(s, tuple(o for _, o in of)) for s, of in groupby(told, itemgetter(0))]
 
     def _told(self, row: Row, now: float) -> list[Observation]:
         session = _text(row, "session_name")
-        if _SESSION.fullmatch(session):
+        if SESSION.fullmatch(session):
             if session < self._session:  # ids of jobs and drivers begin again with each session
                 return []
             self._session = session

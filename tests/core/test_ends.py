@@ -41,8 +41,8 @@ def recorded(name: str) -> tuple[list[Finding | Fact], tuple[list[Finding], list
     """What events and lines of one cluster say."""
     told = json.loads((API / f"{name}.json").read_text())
     reader = EventReader()
-    seen = [o for b in told["batches"] for o in reader.read(b["events"], b["posted_at"])]
-    meant = [judge(o) for o in seen if isinstance(o, EventSeen)]
+    pushed = [p for b in told["batches"] for p in reader.read(b["events"], b["posted_at"])]
+    meant = [judge(o) for p in pushed for o in p.seen if isinstance(o, EventSeen)]
     findings, facts = logged(*told["gcs_server.out"])
     more, _ = logged(*told["event_RAYLET.log"], source=RAYLET)  # says whose job a worker was
     return [m for m in meant if m is not None], (findings + more, facts)

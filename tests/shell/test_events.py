@@ -35,13 +35,13 @@ BOOK = "2c710f682ff34ce208523ed701000000"
 def told(kind: type, *, style: str = "camel", reader: EventReader | None = None) -> list[Any]:
     """What one reader makes of all batches of a style."""
     reader = reader or EventReader()
-    seen = [o for b in BATCHES[style] for o in reader.read(b["events"], b["posted_at"])]
-    return [o for o in seen if type(o) is kind]
+    pushed = [p for b in BATCHES[style] for p in reader.read(b["events"], b["posted_at"])]
+    return [o for p in pushed for o in p.seen if type(o) is kind]
 
 
 def read(events: Any, now: float = LATER) -> list[Any]:
     """What a new reader makes of one batch."""
-    return list(EventReader().read(events, now))
+    return [o for p in EventReader().read(events, now) for o in p.seen]
 
 
 def snake(key: str) -> str:
@@ -299,4 +299,15 @@ def test_what_an_older_session_did_is_no_news(style):
     reader, new = EventReader(), "session_2026-11-25_20-00-00_000000_9"
     assert any(reader.read(of(new, b), LATER) for b in batches)
     old = "session_2026-11-25_10-00-00_000000_9"
-    assert [list(reader.read(of(old, b), LATER)) for b in batches] == [[] for _ in batches]
+    assert [reader.read(of(old, b), LATER) for b in batches] == [[] for _ in batches]
+
+
+def test_each_session_of_a_batch_is_told_apart():
+    """The newer one comes first to last, whatever is between; an event without a name is of the session before it."""
+    events = BATCHES["camel"][-1]["events"]
+    one, two = "session_2026-11-25_10-00-00_000000_9", "session_2026-11-25_20-00-00_000000_9"
+    mixed = [{**e, "sessionName": s} for s in (one, two, "", one) for e in events]
+    pushed = EventReader().read(mixed, LATER)
+
+    assert [p.session for p in pushed] == [one, two]
+    assert len(pushed[1].seen) == 2 * len(pushed[0].seen) > 0

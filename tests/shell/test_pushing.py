@@ -16,8 +16,8 @@ import pytest
 from raywatch.asking import OK, UNAVAILABLE, Answer, Desk, Keep, Request
 from raywatch.collect.events import events_key
 from raywatch.model import Fact, Finding
-from raywatch.observations import EndpointHealth, EventSeen
-from raywatch.pushing import ANSWER_S, KEEP, LATE_S, MAX_WAITING, Receiver, Told
+from raywatch.observations import EndpointHealth, EventSeen, Observation, Pushed
+from raywatch.pushing import ANSWER_S, KEEP, LATE_S, MAX_WAITING, Receiver, Told, admitted
 from raywatch.resuming import Resuming
 from raywatch.store import Store
 from tests.daemons import DaemonProcess, make_session, until
@@ -27,6 +27,7 @@ BATCHES = [b["events"] for b in json.loads((API / "events.json").read_text())["b
 LINES = json.loads((API / "events.json").read_text())["gcs_server.out"]
 NOW = 1_800_000_000.0
 NODE = "ab" * 28
+OLD, NEW = "session_2026-11-25_10-00-00_000000_9", "session_2026-11-25_20-00-00_000000_9"
 DRAIN = EventSeen("d/0", NOW, "node_draining", NODE)
 DEATH = EventSeen("e/0", NOW, "node_dead", NODE, reason="EXPECTED_TERMINATION")
 
@@ -35,7 +36,7 @@ class First:
     """The first thread: takes what is emitted, and answers when the test says so."""
 
     def __init__(self) -> None:
-        self.seen: list[object] = []
+        self.seen: list[Observation | Pushed] = []
         self.asked: list[Callable[[Answer], None]] = []
         self.receiver = Receiver(self.seen.extend, self.asked.append, lambda: NOW)
 
@@ -54,7 +55,7 @@ def test_nothing_is_answered_before_it_is_on_the_disk():
     async def main() -> Answer:
         asked = asyncio.create_task(first.receiver.take(body(5)))
         await asyncio.sleep(0)  # it runs until it waits
-        assert any(isinstance(o, EventSeen) for o in first.seen)
+        assert any(isinstance(o, EventSeen) for o in admitted(first.seen))
         assert not asked.done()
         first.asked[0](Answer(OK, {}))
         return await asked
@@ -244,6 +245,39 @@ def test_a_daemon_learns_from_events_and_counts_each_once(tmp_path):
     assert first == [("node_lost", "[]"), ("spot_preemption", "[]"), ("worker_crash", "[]")]
     assert together == first
     assert stored(state) == {"node_lost": 1, "spot_preemption": 1, "worker_crash": 3}
+
+
+@pytest.mark.parametrize(
+    ("session", "known", "taken"),
+    [
+        (OLD, (NEW,), False),
+        (OLD, ("", NEW, OLD), False),
+        (NEW, (OLD, NEW), True),
+        (NEW, (OLD, ""), True),  # the poll and the look at the folders come later
+        ("", (NEW,), True),
+        (OLD, ("my-logs", ""), True),  # a mounted folder that no Ray named says nothing of time
+    ],
+)
+def test_what_an_older_session_pushes_late_is_no_news(session, known, taken):
+    """Ids begin again with each session: an old driver's end would be that of a living one."""
+    pushed, other = Pushed(session, (DRAIN, DEATH)), EndpointHealth(NOW, "jobs", "up", "")
+
+    assert admitted([other, pushed], *known) == [other, *((DRAIN, DEATH) if taken else ())]
+
+
+def test_a_new_life_of_the_daemon_knows_which_session_is_old(tmp_path):
+    """The folder that it follows says so, also before anything else was pushed."""
+    state = tmp_path / "state"
+    make_session(tmp_path, "session_2026-11-26_00-00-00_000000_1")
+    later = time.time() - 1795614010
+    batches = [restamped(b, later) for b in BATCHES]
+    for _ in range(2):
+        daemon = DaemonProcess(tmp_path, state)
+        try:
+            assert [push(daemon, state, b) for b in batches] == [200] * len(batches)
+            assert (shown(daemon), source(daemon)) == ([], "up")
+        finally:
+            daemon.kill()
 
 
 def test_the_token_is_good_for_events_too_and_the_key_for_nothing_else(tmp_path):
