@@ -81,12 +81,14 @@ class DashboardPoller:
         for endpoint in self._schedule.due(self._steady()):
             if self._schedule.is_waiting(endpoint, self._steady()):
                 continue
-            self._schedule.asking(endpoint, self._steady())
+            asked_at = self._steady()
+            self._schedule.asking(endpoint, asked_at)
             health, body = await self._ask(session, endpoint)
+            took_s = self._steady() - asked_at
             rows = None
             if body is not None:
                 health, rows = self._read(endpoint, body, health)
-            self._schedule.answered(endpoint, health, self._steady())
+            self._schedule.answered(endpoint, health, self._steady(), took_s)
             seen += self._health_news(health)
             for other in same_for(endpoint, health):  # none of them sees anything; said once
                 seen += self._health_news(replace(health, name=other.name), quiet=True)

@@ -21,6 +21,10 @@ ALERT_S = 30.0  # trouble lasts for so long after a nudge
 BACK_OFF_S = 10.0
 BUSY_FIRST_S, BUSY_MAX_S = 5.0, 60.0  # HTTP 429: too many questions at once, those of others too
 OFF_FIRST_S, OFF_MAX_S = 10.0, 600.0
+# Each list is asked so seldom that to make it takes the head at most this share of a core: of ten thousand actors it
+# takes a second. At least it is asked every LONGEST_S, in trouble every LONGEST_ALERT_S.
+SHARE = 0.004
+LONGEST_S, LONGEST_ALERT_S = 60.0, 15.0
 SAME_FOR_ALL = frozenset(["refused", "unauthorized", "forbidden"])
 NEVER = float("-inf")
 # The actor without which there is nothing to tell, by its name, in Ray 2.9 to 2.60.
@@ -32,6 +36,7 @@ class Schedule:
 
     def __init__(self) -> None:
         self._asked: dict[str, float] = {}
+        self._took: dict[str, tuple[float, float]] = {}  # the last two answers, seconds
         self._alert_until = NEVER
         self._train = TrainGate()
         self._living: frozenset[str] = frozenset()  # names of NEEDS whose actor lives
@@ -63,7 +68,12 @@ class Schedule:
         return [*due, TRAIN] if self._train.is_due(now, alert=alert) else due
 
     def _is_due(self, endpoint: Endpoint, now: float, *, alert: bool) -> bool:
-        every_s = endpoint.alert_s if alert else endpoint.every_s
+        least_s, most_s = (
+            (endpoint.alert_s, LONGEST_ALERT_S) if alert else (endpoint.every_s, LONGEST_S)
+        )
+        # One that is late says that the machine was busy; two that the list is long.
+        cost_s = min(self._took.get(endpoint.name, (0.0, 0.0)))
+        every_s = max(least_s, min(most_s, cost_s / SHARE))
         is_time = now - self._asked.get(endpoint.name, NEVER) >= every_s
         return is_time and now >= self._not_before.get(_shared(endpoint), NEVER)
 
@@ -72,8 +82,12 @@ class Schedule:
         with self._lock:
             self._asked[endpoint.name] = now
 
-    def answered(self, endpoint: Endpoint, health: EndpointHealth, now: float) -> None:
-        """Note how it answered."""
+    def answered(
+        self, endpoint: Endpoint, health: EndpointHealth, now: float, took_s: float = 0.0
+    ) -> None:
+        """Note how it answered, and that it took so many seconds."""
+        if health.state == "up":
+            self._took[endpoint.name] = (self._took.get(endpoint.name, (0.0, 0.0))[1], took_s)
         if health.state in SAME_FOR_ALL:
             self._retry_at = now + min(BACK_OFF_S, endpoint.every_s)
         if endpoint is TRAIN:
