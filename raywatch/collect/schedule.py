@@ -23,7 +23,7 @@ BUSY_FIRST_S, BUSY_MAX_S = 5.0, 60.0  # HTTP 429: too many questions at once, th
 OFF_FIRST_S, OFF_MAX_S = 10.0, 600.0
 # Each list is asked so seldom that to make it takes the head at most this share of a core: of ten thousand actors it
 # takes a second. At least it is asked every LONGEST_S, in trouble every LONGEST_ALERT_S.
-SHARE = 0.004
+SHARE = 0.01
 LONGEST_S, LONGEST_ALERT_S = 60.0, 15.0
 SAME_FOR_ALL = frozenset(["refused", "unauthorized", "forbidden"])
 NEVER = float("-inf")

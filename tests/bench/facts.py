@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -19,14 +20,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import raywatch
 from tests.daemons import DaemonProcess, until
-from tests.ray.cluster import Cluster, start_head
+from tests.ray.cluster import Cluster, free_ports, start_head
 
 LONG_S = 120.0
 ACTOR = """
@@ -41,6 +42,11 @@ class Alive:
 alive = Alive.remote()
 open(sys.argv[1], "w").write(str(ray.get(alive.pid.remote())))
 sys.stdin.read()
+"""
+CLOUD = """
+[cloud]
+provider = "aws"
+url = "http://127.0.0.1:{port}"
 """
 Shown = Mapping[str, Any]
 
@@ -136,6 +142,41 @@ def node_killed(bench: Bench) -> None:
     bench.note("node killed: dead in the list", at - began)
 
 
+def noticed(bench: Bench) -> None:
+    """A served IMDSv2 announces that the machine is taken; a new daemon, since each machine is taken once."""
+    values, config = bench.folder / "values.json", bench.folder / "raywatch.toml"
+    (head,) = {n["ip"] for n in bench.seen(lambda s: s["nodes"])[1] if n["is_head"]}  # type: ignore[attr-defined]
+    told = {"instance-id": "i-1", "local-ipv4": head}
+    values.write_text(json.dumps(told))
+    (port,) = free_ports(1)
+    cloud = subprocess.Popen(
+        [sys.executable, "-m", "tests.clouds", str(port), str(values)], stdout=subprocess.DEVNULL
+    )
+    config.write_text(CLOUD.format(port=port))
+    state = bench.folder / f"cloud{time.time_ns()}"
+    environ = {"RAY_API_SERVER_ADDRESS": bench.cluster.dashboard}
+    daemon = DaemonProcess(bench.cluster.temp_dir, state, "--config", str(config), environ=environ)
+    try:
+        beside = replace(bench, daemon=daemon)
+        beside.seen(
+            lambda s: [x for x in s["sources"] if (x["source"], x["state"]) == ("aws", "up")]
+        )
+        beside.seen(lambda s: s["nodes"])
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 120))
+        action = json.dumps({"action": "terminate", "time": stamp})
+        part = values.with_suffix(".part")
+        part.write_text(json.dumps({**told, "spot/instance-action": action}))
+        time.sleep(random.random())  # the daemon asks once a second
+        began = time.time()
+        part.replace(values)
+        at, _ = beside.seen(lambda s: s["drains"])
+        bench.note("notice of the cloud: drain", at - began)
+    finally:
+        daemon.kill()
+        cloud.kill()
+        cloud.wait()
+
+
 def run_failed(bench: Bench) -> None:
     """SIGKILL of a rank of a Ray Train run without budget."""
     script, name = bench.folder / "train.py", f"run{time.time_ns()}"
@@ -161,7 +202,7 @@ def run_failed(bench: Bench) -> None:
     bench.note("rank killed: the run has failed", at - began)
 
 
-KINDS = (actor_killed, job_failed, node_drained, node_killed, run_failed)
+KINDS = (actor_killed, job_failed, node_drained, node_killed, run_failed, noticed)
 
 
 @contextmanager
