@@ -79,6 +79,9 @@ _ECHOES = frozenset(
         "DistNetworkError",
         "DistStoreError",
         "DistBackendError",
+        "EngineDeadError",
+        "AsyncEngineDeadError",
+        "MQEngineDeadError",
     ]
 )
 _ECHO = re.compile(
