@@ -71,13 +71,15 @@ class Counting:
         classes: Mapping[str, FailureClass],
         docs: Mapping[str, Mapping[str, str]],
         hooks: Sequence[NoticeHook] = (),
+        givers: Iterable[str] = (),
     ) -> None:
-        """Go on from stored documents. Raises ValueError for those of another version."""
+        """Go on from stored documents. `givers`: who may give notices beside Ray. Raises ValueError for those of another version."""
         self._rules, self._classes, self._hooks = rules, classes, hooks
         self.findings: Counter[tuple[str, str]] = Counter()  # (class, component)
         self.incidents: Counter[str] = Counter()
         self.newest: dict[str, tuple[str, float]] = {}  # class -> its last incident, and when
-        self.notices: Counter[str] = Counter()  # by who gave them: ray or a cloud
+        # By who gave them: ray, kubernetes or a cloud.
+        self.notices: Counter[str] = Counter(dict.fromkeys(("ray", *givers), 0))
         self.launch_failures: Counter[str] = Counter(dict.fromkeys(get_args(Reason), 0))
         self._launches: Mapping[str, Failure] = {}  # the last of each node type
         self.answers: Counter[tuple[str, str, str]] = (
