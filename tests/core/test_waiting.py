@@ -1,5 +1,7 @@
 """What waits, in numbers, and each failed launch counted once under its reason."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from raywatch.core.capacity import SAME_S, Capacity, Failure, heard, learned
@@ -37,7 +39,8 @@ def test_what_waits_is_counted_by_kind_since_its_first():
 
 def failures(*batches):
     """The reasons that each batch of findings makes known."""
-    known, told = {}, []
+    known: Mapping[str, Failure] = {}
+    told = []
     for batch in batches:
         known, reasons = failed_launches(known, batch)
         told.append(reasons)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from raywatch.core.runs import restored
 from raywatch.core.tally import Tally
 from raywatch.metrics import RunRow
-from raywatch.model import Action, Attempt, Checkpoint, Hook, ResumeRule, Run
+from raywatch.model import Action, ActionState, Attempt, Checkpoint, Hook, ResumeRule, Run
 from raywatch.runrows import RunRows
 
 JOB = Hook("job")
@@ -24,7 +24,7 @@ def chosen(values) -> list[str]:
     return [k for k, is_it in values.items() if is_it]
 
 
-def action(key: str, state: str, **more) -> Action:
+def action(key: str, state: ActionState, **more) -> Action:
     known = Action(key, "r", "exp", "i", "node_lost", 1, "auto", JOB, "waiting", 1.0, 1.0)
     return replace(known, state=state, **more)
 

@@ -100,10 +100,17 @@ def test_the_cloud_poller_tells_of_each_question(is_hidden, state):
     async def begin(asked):
         clouds = Clouds()
         clouds.values |= {} if is_hidden else AWS
-        told = {"clock": lambda: 1.0, "boot": "b", "poll_s": 0.02, "back_off_s": (0.02, 0.1)}
         async with clouds.served() as url:
             where = url if not is_hidden else f"{url}/none"
-            yield CloudPoller({"aws": where}, lambda _: None, asked=asked, **told)
+            yield CloudPoller(
+                {"aws": where},
+                lambda _: None,
+                clock=lambda: 1.0,
+                boot="b",
+                poll_s=0.02,
+                back_off_s=(0.02, 0.1),
+                asked=asked,
+            )
 
     assert set(told_by(begin, lambda asked: len(asked) > 2)) == {("aws", state)}
 
