@@ -30,7 +30,7 @@ from raywatch.examining import Examining, History
 from raywatch.following import Following, label
 from raywatch.inbox import Inbox, take
 from raywatch.memory import documents, remembered
-from raywatch.metrics import MetricsView
+from raywatch.metrics import MetricsView, StoreView
 from raywatch.model import Action, Chunk, Fact, FileId, Finding, Outcome
 from raywatch.notice import Notices
 from raywatch.noticing import Noticing
@@ -379,8 +379,9 @@ class Daemon:
             findings=dict(self._counting.findings),
             pairs=self._rules.pairs,
             incidents=dict(self._counting.incidents),
+            newest=dict(self._counting.newest),
             open_incidents=open_now,
-            notices=self._counting.notices,
+            notices=dict(self._counting.notices),
             read_bytes=dict(self._tailer.read_bytes),
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),
@@ -388,10 +389,16 @@ class Daemon:
             sources=self._sight.ups(),
             ticks=tuple(self._pace.ticks),
             tick_seconds=self._pace.tick_seconds,
-            store_writable=not self._write_error,
-            store_rebuilt=self._store.rebuilt,
+            at=time.time(),
+            store=StoreView(not self._write_error, self._store.rebuilt, *self._store.room()),
             rules=self._rules.view(),
-            work=self._counting.work(self._resuming.runs, self.state.incidents),
+            work=self._counting.work(
+                self._resuming.runs,
+                self.state.incidents,
+                self._resuming.ledger,
+                self._noticing.answering.actions.values(),
+            ),
+            cluster=self._sight.cluster(self.state.drains, dict(self._counting.launch_failures)),
         )
 
     def health(self) -> tuple[bool, bytes]:
