@@ -5,6 +5,7 @@ What an alert does is told in rules/prometheus/tests/*.yaml, which promtool runs
 
 import re
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,13 @@ from raywatch.resources import resource_dir
 from tests.shell.test_metrics import VIEW, exposition
 from tests.test_cli import raywatch
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 Rule: TypeAlias = dict[str, Any]
+ROOT = Path(__file__).parent.parent
 FOLDER = resource_dir("rules") / "prometheus"
 FILES = {p.name: yaml.load(p.read_text(), LOADER) for p in sorted(FOLDER.glob("*.yaml"))}
 TESTS = {
@@ -142,6 +149,24 @@ def test_what_is_no_address_is_refused(tmp_path, wrong):
 
     assert (code, "--runbooks is no URL" in said, "Traceback" in said) == (2, True, False)
     assert not (tmp_path / "rules").exists()
+
+
+def test_they_are_in_the_package():
+    """The build puts the folder where resource_dir looks in an installed wheel; nothing of it is kept out."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--stdin"],  # hatchling leaves out what git ignores
+        input="\n".join(str(p) for p in FOLDER.rglob("*.yaml")).encode(),
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+    assert wheel["force-include"]["rules"] == "raywatch/_data/rules"
+    assert "exclude" not in wheel
+    assert ignored.stdout == b""
+    assert FOLDER == ROOT / "rules" / "prometheus"
 
 
 def test_the_address_is_a_name_that_nobody_can_have():
