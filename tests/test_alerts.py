@@ -9,13 +9,20 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import pytest
 import yaml
 
+from raywatch import traffic
 from raywatch.cli_rules import RUNBOOKS
+from raywatch.cluster import DASHBOARD
+from raywatch.core import tally
+from raywatch.core.nodeview import NodeState
+from raywatch.core.restarts import Owner
 from raywatch.core.taxonomy import LOADER, parse_taxonomy
+from raywatch.core.waiting import WaitingKind
+from raywatch.model import RunStatus
 from raywatch.resources import resource_dir
 from tests.shell.test_metrics import VIEW, exposition
 from tests.test_cli import raywatch
@@ -194,6 +201,45 @@ def test_what_is_asked_for_is_exported():
         "raywatch_finding_total",
         "nodelost",
     }
+
+
+# What labels may say, from where it is defined.
+VALUES = {
+    "status": set(get_args(RunStatus)),
+    "owner": set(get_args(Owner)),
+    "kind": set(get_args(WaitingKind)),
+    "state": set(get_args(NodeState)),
+    "outcome": {*tally.OUTCOMES, *traffic.OUTCOMES},
+    "phase": set(tally.PHASES),
+    "source": {"logs", "ray_events", *DASHBOARD},
+    "job": {"raywatch"},
+    "class": set(CLASSES),
+}
+
+
+def unheard(expr: str) -> set[str]:
+    """The values of labels in an expression that nobody ever gives them."""
+    asked = re.findall(r'(\w+)(?:=|=~|!=|!~)"([^"]+)"', expr)
+    return {f"{k}={v}" for k, names in asked for v in names.split("|") if v not in VALUES[k]}
+
+
+def test_what_labels_are_asked_for_they_may_say():
+    """No alert waits for a word that is spelt otherwise."""
+    assert {r.get("alert") or r["record"]: u for r in RULES if (u := unheard(r["expr"]))} == {}
+    assert unheard('x{status=~"failed|crashed", owner="no one"}') == {
+        "status=crashed",
+        "owner=no one",
+    }
+
+
+def test_the_dashboard_is_one_source():
+    """Each of its questions is told of by RaywatchDashboardUnreachable, and by no other alert."""
+    rest = ALERTS["RaywatchSourceUnreachable"]["expr"]
+    (asked,) = re.findall(r'source=~"([^"]+)"', ALERTS["RaywatchDashboardUnreachable"]["expr"])
+    (left,) = re.findall(r'source!~"([^"]+)"', rest)
+
+    assert set(asked.split("|")) == set(DASHBOARD)
+    assert set(left.split("|")) == {"logs", *DASHBOARD}
 
 
 def test_every_root_is_somebodys_alert():
