@@ -58,7 +58,7 @@ _AT_ONCE: Mapping[str, tuple[str, ...]] = {
     "approve": ("suggested", "succeeded", "failed"),
     "auto": ("suggested", "succeeded", "failed"),
 }
-_ANSWERED = ("succeeded", "failed", "timed_out", "interrupted", "refused")
+ANSWERED = ("succeeded", "failed", "timed_out", "interrupted", "refused")
 Moves = Sequence[tuple[Action | None, Action]]
 
 
@@ -71,13 +71,15 @@ class Counting:
         classes: Mapping[str, FailureClass],
         docs: Mapping[str, Mapping[str, str]],
         hooks: Sequence[NoticeHook] = (),
+        givers: Iterable[str] = (),
     ) -> None:
-        """Go on from stored documents. Raises ValueError for those of another version."""
+        """Go on from stored documents. `givers`: who may give notices beside Ray. Raises ValueError for those of another version."""
         self._rules, self._classes, self._hooks = rules, classes, hooks
         self.findings: Counter[tuple[str, str]] = Counter()  # (class, component)
         self.incidents: Counter[str] = Counter()
         self.newest: dict[str, tuple[str, float]] = {}  # class -> its last incident, and when
-        self.notices: Counter[str] = Counter()  # by who gave them: ray or a cloud
+        # By who gave them: ray, kubernetes or a cloud.
+        self.notices: Counter[str] = Counter(dict.fromkeys(("ray", *givers), 0))
         self.launch_failures: Counter[str] = Counter(dict.fromkeys(get_args(Reason), 0))
         self._launches: Mapping[str, Failure] = {}  # the last of each node type
         self.answers: Counter[tuple[str, str, str]] = (
@@ -222,7 +224,7 @@ class Counting:
             rows[hook_kind, class_id, outcome] = count
         for asked in self._hooks:
             seen = [CLASSES[kind] for kind in asked.kinds]
-            rows |= dict.fromkeys(product((asked.kind,), seen, _ANSWERED), 0)
+            rows |= dict.fromkeys(product((asked.kind,), seen, ANSWERED), 0)
         for answer, count in self.answers.items():
             rows[answer] = rows.get(answer, 0) + count
         return rows

@@ -20,6 +20,7 @@ from raywatch import __version__
 from raywatch.asking import Desk
 from raywatch.cluster import Cluster
 from raywatch.collect.hints import Hints
+from raywatch.collect.kubernetes import NAME as KUBERNETES
 from raywatch.collect.resting import Cursor
 from raywatch.config import Config
 from raywatch.core.incidents import State, correlate_all, expire, note
@@ -70,7 +71,8 @@ class Daemon:
         self.service: Service | None = None
         docs = store.docs()
         self.state: State = remembered(docs)
-        self._counting = Counting(config.resume, classes, docs, config.notices)
+        givers = (*config.clouds, *([KUBERNETES] if config.kubernetes else []))
+        self._counting = Counting(config.resume, classes, docs, config.notices, givers)
         cursors = (Cursor(FileId(c.dev, c.ino), c.path, *c[3:]) for c in store.cursors())
         self._logs = Following(temp_dirs, config.session_dir, cursors)
         self._tailer = self._logs.tailer

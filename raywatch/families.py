@@ -88,7 +88,7 @@ _RUNS = (
         "gauge",
         "The most ranks that the current job of a run that is not over has had.",
         ("run",),
-        "raywatch_run_world_size < on (job, instance, run) raywatch_run_world_size_expected",
+        "raywatch_run_world_size < raywatch_run_world_size_expected",
     ),
     Family(
         "run_fault_tolerance_level",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar, get_args
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -16,6 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from raywatch.families import FAMILIES, TICK_BUCKETS, Family
+from raywatch.model import Component
 
 UNEXPLAINED = "unknown_failure"
 Labels: TypeAlias = tuple[str, ...]
@@ -225,7 +226,7 @@ def _of_failures(view: MetricsView) -> Iterator[Shown]:
         ),
     )
     yield _by_one("incidents_open", {c: view.open_incidents.get(c, 0) for c in view.classes})
-    yield _by_one("preemption_notices", {"ray": 0, **view.notices})
+    yield _by_one("preemption_notices", view.notices)
 
 
 def _of_actions(work: WorkView) -> Iterator[Shown]:
@@ -286,7 +287,8 @@ def _of_sources(view: MetricsView, traffic: TrafficView) -> Iterator[Shown]:
     yield _by_one("source_last_observation_timestamp_seconds", answered)
     yield _by_one("observations", traffic.told)
     yield _by("http_requests", traffic.asked)
-    yield _by_one("tail_read_bytes", view.read_bytes)
+    read = {**dict.fromkeys(get_args(Component), 0), **view.read_bytes}
+    yield _by_one("tail_read_bytes", read)
     yield _one("tail_lag_bytes", view.lag_bytes)
     yield _one("tail_files", view.files)
     yield _one("tail_polling", int(view.polling))

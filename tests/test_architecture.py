@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "resume": {"model", "notice", "resume", "httpbody"},
     "store": {"model"},
     "families": set(),
-    "metrics": {"families"},
+    "metrics": {"families", "model"},
     "exposition": {"metrics"},
     "web": {"model"},
     "resources": set(),
