@@ -87,6 +87,11 @@ def failed_launches(
     return {f.node_type: f for f in newest}, reasons
 
 
+def failures_at(times: Mapping[str, float]) -> dict[str, Failure]:
+    """Return failures of which only the node type and the time are known."""
+    return {name: Failure(name, "", "", "", at, at) for name, at in times.items()}
+
+
 def _is_new(known: Failure | None, at: float) -> bool:
     return known is None or at - known.last_at > SAME_S
 
