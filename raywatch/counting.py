@@ -120,7 +120,7 @@ class Counting:
         if self._changed:
             rows = {f"f {c} {where}": n for (c, where), n in self.findings.items()}
             rows |= {f"i {c}": n for c, n in self.incidents.items()}
-            rows |= {f"n {who}": n for who, n in self.notices.items()}
+            rows |= {f"n {who}": n for who, n in self.notices.items() if n}
             rows |= {f"l {why}": n for why, n in self.launch_failures.items() if n}
             rows |= {"a " + " ".join(what): n for what, n in self.answers.items()}
             yield Document("counters", "-", COUNTERS.dump_json(rows).decode())
