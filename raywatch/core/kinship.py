@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ LOOSE_S = 45.0  # for symptoms that name nobody
 EARLY_S = 5.0  # a symptom may be written before the end that caused it
 NODE_TO_WORKER_S = 20.0  # a node that dies under a worker is known dead after 14 s
 MAX_HEARD = 64
+_EXPORT = "export"  # the component of Ray's export event files
 # Whoever shares one of these is hurt by the same thing; a node is shared by strangers.
 BINDING = frozenset(["worker", "actor", "submission", "run", "job", "pid"])
 
@@ -164,14 +165,29 @@ def closest(related: list[Incident], finding: Finding) -> Incident | None:
 def is_copy(heard: Mapping[str, float], finding: Finding) -> bool:
     """Say whether an incident has heard this already: one failure is written up to eight times.
 
-    A copy has the same class and subject within COPY_S, or names nobody, or has no time.
+    A copy has the same class and subject within COPY_S, or names nobody, or has no time. What Ray exports is the end of
+    something: the logs told what led to it, some of them well before.
     """
+    reach = WINDOW_S if finding.evidence.component == _EXPORT else COPY_S
     nobody = f"{finding.class_id} "
     if finding.subject.id:
         same = [at for k in (_key(finding), nobody) if (at := heard.get(k)) is not None]
     else:
         same = [at for key, at in heard.items() if key.startswith(nobody)]
-    return any(not finding.dated or abs(finding.at - at) <= COPY_S for at in same)
+    return any(not finding.dated or abs(finding.at - at) <= reach for at in same)
+
+
+def is_old(incidents: Iterable[Incident], finding: Finding) -> bool:
+    """Say whether a finding only says again that an actor is dead: Ray exports that once more when its job ends."""
+    if finding.evidence.component != _EXPORT or finding.fields.get("actor_state") != "DEAD":
+        return False
+    actor = Entity("actor", finding.fields.get("actor_id", ""))
+    return any(
+        actor in i.entities
+        and finding.at > i.last_at + COPY_S
+        and (finding.class_id == i.class_id or finding.class_id in dict(i.explains))
+        for i in incidents
+    )
 
 
 def heard_of(heard: Mapping[str, float], finding: Finding) -> dict[str, float]:
