@@ -4,11 +4,10 @@ Keys are camelCase, or as in the protobuf files with `..._PRESERVE_PROTO_FIELD_N
 out. The events that Ray writes to files are other ones, and read otherwise:
 
 - `logs/events/*.log` are tailed and matched by signatures as every log is (component `event`).
-- `logs/export_events/*.log` are not read at all. By their schema they repeat what the logs beside them say (a node's
-  death reason, a job's status and message) and what the dashboard answers (actors, Ray Train's runs and attempts); they
-  are off unless `RAY_enable_export_api_write=1` is set, Ray calls them internal, and with `RAY_enable_ray_event=1` those
-  of nodes, actors and drivers stay empty. Only EXPORT_TASK says more, of each task that failed: the exception that its
-  driver prints.
+- `logs/export_events/*.log` are too (component `export`); core/exported.py says what a row of them means. Mostly they
+  repeat what the logs beside them say, and then they are its copy. They are off unless `RAY_enable_export_api_write=1`
+  is set, and with `RAY_enable_ray_event=1` those of nodes, actors, drivers and tasks stay empty. None of them tells that
+  a node drains: its row has no place for it.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ from itertools import permutations
 
 import pytest
 
+from raywatch.core.ends import judge
 from raywatch.core.exported import exported
 from raywatch.core.incidents import State, correlate_all
 from raywatch.model import Chunk, FileId, Source
-from raywatch.pipeline import examine, load_engine
+from raywatch.observations import EventSeen
+from raywatch.pipeline import Examined, examine, load_engine
 
 ENGINE = load_engine()
 CLASSES = ENGINE.ruleset.classes
@@ -65,6 +67,11 @@ def said(*lines, source=None):
     data = "".join(f"{x}\n" for x in texts).encode()
     chunk = Chunk(source, FileId(1, 1), 0, 1, data, 0.0, final=True)
     return examine(ENGINE, chunk, timezone.utc)
+
+
+def of_push(event):
+    """What an event means that Ray pushed."""
+    return Examined((judge(event),), (), 0)
 
 
 def incidents(*arrivals):
@@ -209,10 +216,13 @@ JOB_EVENT = f'{{"event_id": "a", "source_type": "JOBS", "message": "Completed a 
 
 def killed_worker():
     """What is said of a worker that was killed under a task: by the GCS, its raylet, and the task's owner."""
+    at, why = AT + 0.496, {"reason": "SYSTEM_ERROR", "message": SIGKILL}
+    pushed = EventSeen("w/0", at, "worker_dead", NODE, WORKER, JOB, 7, **why)
     whole = task_failed("WORKER_DIED", node_id=b64(NODE), worker_id=b64(WORKER))
     return [
         said(WORKER_EXIT, source=GCS),
         said(WORKER_EVENT, source=EVENT),
+        of_push(pushed),
         said(whole),
         said(
             task_failed("WORKER_DIED")
@@ -222,7 +232,13 @@ def killed_worker():
 
 def killed_node():
     """What is said of a node that is gone."""
-    return [said(gcs_line("UNEXPECTED_TERMINATION", HEARTBEATS), source=GCS), said(node_dead())]
+    why = {"reason": "UNEXPECTED_TERMINATION", "message": HEARTBEATS}
+    pushed = EventSeen("e/0", AT + 0.5, "node_dead", NODE, **why)
+    return [
+        said(gcs_line("UNEXPECTED_TERMINATION", HEARTBEATS), source=GCS),
+        said(node_dead()),
+        of_push(pushed),
+    ]
 
 
 def failed_job():
