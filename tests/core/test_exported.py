@@ -11,7 +11,7 @@ import pytest
 from raywatch.core.ends import judge
 from raywatch.core.exported import exported
 from raywatch.core.incidents import State, correlate_all
-from raywatch.model import Chunk, FileId, Source
+from raywatch.model import Chunk, FileId, Finding, Source
 from raywatch.observations import EventSeen
 from raywatch.pipeline import Examined, examine, load_engine
 
@@ -71,7 +71,9 @@ def said(*lines, source=None):
 
 def of_push(event):
     """What an event means that Ray pushed."""
-    return Examined((judge(event),), (), 0)
+    meant = judge(event)
+    assert isinstance(meant, Finding)
+    return Examined((meant,), (), 0)
 
 
 def incidents(*arrivals):
@@ -216,8 +218,17 @@ JOB_EVENT = f'{{"event_id": "a", "source_type": "JOBS", "message": "Completed a 
 
 def killed_worker():
     """What is said of a worker that was killed under a task: by the GCS, its raylet, and the task's owner."""
-    at, why = AT + 0.496, {"reason": "SYSTEM_ERROR", "message": SIGKILL}
-    pushed = EventSeen("w/0", at, "worker_dead", NODE, WORKER, JOB, 7, **why)
+    pushed = EventSeen(
+        "w/0",
+        AT + 0.496,
+        "worker_dead",
+        NODE,
+        WORKER,
+        JOB,
+        7,
+        reason="SYSTEM_ERROR",
+        message=SIGKILL,
+    )
     whole = task_failed("WORKER_DIED", node_id=b64(NODE), worker_id=b64(WORKER))
     return [
         said(WORKER_EXIT, source=GCS),
@@ -232,8 +243,14 @@ def killed_worker():
 
 def killed_node():
     """What is said of a node that is gone."""
-    why = {"reason": "UNEXPECTED_TERMINATION", "message": HEARTBEATS}
-    pushed = EventSeen("e/0", AT + 0.5, "node_dead", NODE, **why)
+    pushed = EventSeen(
+        "e/0",
+        AT + 0.5,
+        "node_dead",
+        NODE,
+        reason="UNEXPECTED_TERMINATION",
+        message=HEARTBEATS,
+    )
     return [
         said(gcs_line("UNEXPECTED_TERMINATION", HEARTBEATS), source=GCS),
         said(node_dead()),
