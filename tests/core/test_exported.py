@@ -280,6 +280,15 @@ def test_one_failure_is_one_incident_and_counted_once_in_every_order(story):
         assert any(e.component == "export" for e in one.evidence)
 
 
+@pytest.mark.parametrize(("before_s", "counts"), [(10, [1]), (100, [1, 1])])
+def test_a_row_of_the_end_repeats_what_a_log_told_well_before(before_s, counts):
+    """A job is torn down for seconds after its log has told; what is too old is another incident."""
+    log = said(JOB_EVENT.replace(str(AT), str(AT - before_s)), source=EVENT)
+    found = incidents(log, said(job_failed()))
+
+    assert [one.findings for one in found] == counts
+
+
 def test_what_was_known_of_nobody_is_not_counted_again_when_a_root_is_found():
     """A node's end explains its worker once, although two rows told of it."""
     (one,) = incidents(*killed_worker(), *killed_node())

@@ -77,6 +77,8 @@ def test_the_export_files_add_lines_and_no_incident(tmp_path):
             }
             cluster.ask("/api/jobs/", job)
             cluster.kill_node(spare)
+            # Before anything else fails: a node that ends explains what failed up to 20 s before it.
+            until(partial(is_told, "raylet_crash"), 60, "the node's end with its export line")
             until(pid.exists, 90, "the task runs")
             os.kill(int(pid.read_text()), signal.SIGKILL)
             cluster.ask("/api/jobs/", {"entrypoint": "exit 7", "submission_id": "failing"})
