@@ -223,7 +223,9 @@ def _absorb(
 
 def _settled(incident: Incident, finding: Finding) -> Incident:
     """A death reason that Ray recorded for the subject needs no waiting for a better one."""
-    if incident.settled_at is not None or finding.trust < Trust.RAY or finding.class_id in _EARLY:
+    if incident.settled_at is not None or finding.trust < Trust.RAY:
+        return incident
+    if finding.aside or finding.class_id in _EARLY:
         return incident
     return replace(incident, settled_at=finding.at)
 

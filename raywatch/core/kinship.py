@@ -168,7 +168,8 @@ def is_copy(heard: Mapping[str, float], finding: Finding) -> bool:
     A copy has the same class and subject within COPY_S, or names nobody, or has no time. What Ray exports is the end of
     something: the logs told what led to it, some of them well before.
     """
-    reach = WINDOW_S if finding.evidence.component == _EXPORT else COPY_S
+    named = finding.evidence.component == _EXPORT and finding.subject.id
+    reach = WINDOW_S if named else COPY_S
     nobody = f"{finding.class_id} "
     if finding.subject.id:
         same = [at for k in (_key(finding), nobody) if (at := heard.get(k)) is not None]
@@ -179,23 +180,25 @@ def is_copy(heard: Mapping[str, float], finding: Finding) -> bool:
 
 def is_old(incidents: Iterable[Incident], finding: Finding) -> bool:
     """Say whether a finding only says again that an actor is dead: Ray exports that once more when its job ends."""
-    if finding.evidence.component != _EXPORT or finding.fields.get("actor_state") != "DEAD":
-        return False
-    actor = Entity("actor", finding.fields.get("actor_id", ""))
-    return any(
-        actor in i.entities
-        and finding.at > i.last_at + COPY_S
-        and (finding.class_id == i.class_id or finding.class_id in dict(i.explains))
-        for i in incidents
-    )
+    key = _end_of_actor(finding)
+    ends = (i.heard.get(key) for i in incidents) if key else ()
+    return any(at is not None and finding.at - at > COPY_S for at in ends)
 
 
 def heard_of(heard: Mapping[str, float], finding: Finding) -> dict[str, float]:
     """Return what an incident has heard with one more finding, bounded: the oldest are forgotten."""
     grown = {**heard, _key(finding): finding.at or heard.get(_key(finding), 0.0)}
+    if end := _end_of_actor(finding):
+        grown[end] = finding.at
     while len(grown) > MAX_HEARD:
         del grown[min(grown, key=grown.__getitem__)]
     return grown
+
+
+def _end_of_actor(finding: Finding) -> str:
+    """Return what an exported row of an actor that is dead is remembered by; '' for any other finding."""
+    is_row = finding.evidence.component == _EXPORT and finding.fields.get("actor_state") == "DEAD"
+    return f"dead {finding.fields.get('actor_id', '')}" if is_row else ""
 
 
 def _key(finding: Finding) -> str:

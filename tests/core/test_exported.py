@@ -346,6 +346,7 @@ def test_it_is_evidence_of_what_failed_with_it_and_names_or_counts_nothing(first
 
     assert (one.class_id, one.findings, one.explains) == ("worker_crash", 1, ())
     assert [e.class_id for e in one.evidence] == ["worker_crash", "user_exception"]
+    assert (one.settled_at, one.acts) == (incidents(died)[0].settled_at, True)
 
 
 def test_a_job_s_last_words_name_its_exception():
@@ -374,6 +375,19 @@ def test_an_actor_that_is_dead_does_not_die_again_when_its_job_ends():
     for later in (9, 90, 9000):
         (one,) = incidents(first, said(actor_dead(at=AT + later)))
         assert (one.class_id, one.findings) == ("actor_died", 1)
+
+
+@pytest.mark.parametrize("kind", ["oom_context", "runtime_env_failed_context"])
+def test_nor_is_what_ended_it_told_again(kind):
+    """Also where the class is about its node or job: memory, a runtime environment."""
+
+    def dead(at):
+        line = actor_dead(at=at)
+        line["event_data"] |= {"death_cause": {kind: {"error_message": "why"}}}
+        return said(line)
+
+    (one,) = incidents(dead(AT), dead(AT + 9000))
+    assert one.findings == 1
 
 
 def test_another_actor_s_end_is_told():
