@@ -83,9 +83,10 @@ def _explain(engine: Engine, text: Member) -> Explanation:
         raise ArchiveError(f"{label}: {text.stream.why}")
     classes = engine.ruleset.classes
 
-    def rank(finding: Finding) -> tuple[int, int, int, float, int]:
+    def rank(finding: Finding) -> tuple[int, int, int, int, float, int]:
         failure = classes[finding.class_id]
         explains = (
+            int(not finding.aside),
             standing(failure.role, finding.trust),
             int(finding.trust),
             _BREADTH.get(failure.scope, 0),

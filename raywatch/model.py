@@ -24,6 +24,7 @@ Component: TypeAlias = Literal[
     "serve",
     "data",
     "event",
+    "export",  # export_events/event_EXPORT_*.log: Ray's tables, row by row
     "process_exit",
     "kernel",  # dmesg, kern.log, syslog, journal
     "unknown",  # text of unknown origin: matches every `where` and never acts
@@ -197,7 +198,8 @@ class Finding:
 
     `acts` is False for what may never start an action: text of unknown origin, trial signatures,
     a component that does not own the class. `count` is how many records it stands for: repeats in a storm are counted,
-    not expanded, and the last of them is the evidence.
+    not expanded, and the last of them is the evidence. An `aside` is evidence of an incident that something else opens:
+    it opens none, counts nothing and names nothing.
     """
 
     class_id: str
@@ -212,6 +214,7 @@ class Finding:
     entities: frozenset[Entity] = frozenset()
     acts: bool = True
     count: int = 1
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

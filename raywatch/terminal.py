@@ -3,11 +3,14 @@
 import json
 import re
 
-_MESSAGE = re.compile(r'"message": ?"((?:[^"\\]|\\.)*)')
+_MESSAGE = re.compile(
+    r'"(?:(?:reason_|error_)?message|(?:reason|error)Message|formatted_exception_string|formattedExceptionString'
+    r'|status_detail|statusDetail)": ?"((?:[^"\\]|\\.)*)'
+)
 
 
 def told(line: str) -> str:
-    """Return what a log line says to a person: of a JSON line (Ray Train and event files) its message's first line.
+    """Return what a log line says to a person: of a JSON line (Ray Train, event and export files) its message's first line.
 
     Where there is a traceback, the exception ends it. Never raises; other lines stay as they are.
     """
@@ -21,7 +24,8 @@ def told(line: str) -> str:
     rows = [r for r in text.replace("\\n", "\n").splitlines() if r.strip() and not r[:1].isspace()]
     if not rows:
         return line
-    return rows[-1] if "Traceback (most recent call last)" in text else rows[0]
+    raised = "Traceback (most recent call last)" in text or rows[0] == "User exception:"
+    return rows[-1] if raised else rows[0]
 
 
 def safe(text: str, limit: int = 400) -> str:

@@ -60,6 +60,9 @@ GROUP = (
 )
 
 
+EXPORTED = '{"event_data":{"job_id":"AgAAAA==","state_updates":{"error_info":{"error_message":"User exception:\\nray::f()\\n  File \\"t.py\\", line 4, in f\\nValueError: empty","error_type":"TASK_EXECUTION_EXCEPTION"},"state_ts_ns":{"12":"1795628412837572052"}},"task_id":"Z6Loz6WgbbP///////////////8CAAAA"},"event_id":"6b","source_type":"EXPORT_TASK","timestamp":1795628413}'
+
+
 def explain(text):
     """What is said of a pasted text."""
     return _explain(ENGINE, Member("-", Guarded(io.BytesIO(text.encode() + b"\n"))))
@@ -78,6 +81,7 @@ def explain(text):
         ([GROUP], "user_exception"),
         (["*** SIGSEGV received at time=1795417726 on cpu 0 ***", EXIT, DIED], "worker_segfault"),
         ([EXIT, DIED, RING], "worker_crash"),
+        ([EXIT, EXPORTED], "worker_crash"),  # the program may have caught what its task raised
     ],
 )
 @pytest.mark.parametrize("order", ["as it was", "root last", "symptoms thrice"])
@@ -91,6 +95,14 @@ def test_the_root_is_told_and_not_its_symptoms(lines, root, order):
 
     assert explanation_json(explanation)["class"] == root
     assert explain_exit_code([explanation]) == 1
+
+
+def test_a_task_s_exception_is_told_where_nothing_else_is():
+    """A row of an export file alone, in words."""
+    explanation = explain(EXPORTED)
+
+    assert explanation_json(explanation)["class"] == "user_exception"
+    assert "ValueError: empty" in render_explanations([explanation], as_json=False)
 
 
 def test_the_rank_that_failed_is_told_and_not_the_one_that_complained_first():

@@ -20,6 +20,10 @@ def test_a_json_line_is_told_by_its_exception():
     )
     said = {"severity": "ERROR", "message": "3 workers were killed\nRefer to the documentation."}
     assert told(json.dumps(said)) == "3 workers were killed"
+    ended = {"event_data": {"death_info": {"reason": "X", "reason_message": "received SIGTERM"}}}
+    assert told(json.dumps(ended)) == "received SIGTERM"
+    raised = {"error_info": {"error_message": "User exception:\n\x1b[36mray::f()\nValueError: no"}}
+    assert told(json.dumps(raised)) == "ValueError: no"
     assert told('{"message": ""}') == '{"message": ""}'
     assert told('{"levelname": "INFO"}') == '{"levelname": "INFO"}'
 

@@ -4,11 +4,10 @@ Keys are camelCase, or as in the protobuf files with `..._PRESERVE_PROTO_FIELD_N
 out. The events that Ray writes to files are other ones, and read otherwise:
 
 - `logs/events/*.log` are tailed and matched by signatures as every log is (component `event`).
-- `logs/export_events/*.log` are not read at all. By their schema they repeat what the logs beside them say (a node's
-  death reason, a job's status and message) and what the dashboard answers (actors, Ray Train's runs and attempts); they
-  are off unless `RAY_enable_export_api_write=1` is set, Ray calls them internal, and with `RAY_enable_ray_event=1` those
-  of nodes, actors and drivers stay empty. Only EXPORT_TASK says more, of each task that failed: the exception that its
-  driver prints.
+- `logs/export_events/*.log` are too (component `export`); core/exported.py says what a row of them means. Mostly they
+  repeat what the logs beside them say, and then they are its copy. They are off unless `RAY_enable_export_api_write=1`
+  is set, and with `RAY_enable_ray_event=1` those of nodes, actors, drivers and tasks stay empty. None of them tells that
+  a node drains: its row has no place for it.
 """
 
 from __future__ import annotations
@@ -21,13 +20,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from raywatch.collect.rayjson import ENV_LIMIT, load
-from raywatch.collect.rayrows import TEXT_LIMIT
 from raywatch.observations import (
     ActorSeen,
     EventSeen,
@@ -37,12 +34,24 @@ from raywatch.observations import (
     Pushed,
     WorkerSeen,
 )
+from raywatch.protojson import (
+    ACTOR,
+    ID_LIMIT,
+    JOB,
+    NODE,
+    TEXT_LIMIT,
+    WORKER,
+    death_of,
+    id_of,
+    number_of,
+    table_of,
+    text_of,
+    value_of,
+)
 
 PATH = "/api/v1/events"
 MAX_DEFINED = 5000  # of each kind: what was defined is told once, and its end without it
 MAX_TRANSITIONS = 64  # of one event: the newest ones
-ID_LIMIT = 64
-NODE, WORKER, ACTOR, JOB = 28, 28, 16, 4  # bytes of Ray's ids
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z", re.ASCII)
 SESSION = re.compile(r"session_\d{4}(?:-\d\d){2}_\d\d(?:-\d\d){2}_\d{6}_\d+", re.ASCII)
 _TYPES = (  # not those of tasks: they are many, and nobody reads them here
@@ -140,15 +149,15 @@ class EventReader:
         return [Pushed(s, tuple(o for _, o in of)) for s, of in groupby(told, itemgetter(0))]
 
     def _told(self, row: Row, now: float) -> list[Observation]:
-        session = _text(row, "session_name")
+        session = text_of(row, "session_name")
         if SESSION.fullmatch(session):
             if session < self._session:  # ids of jobs and drivers begin again with each session
                 return []
             self._session = session
         for name, parse in self._payloads.items():
-            payload = _of(row, name)
+            payload = value_of(row, name)
             if isinstance(payload, dict):
-                at = _time(_of(row, "timestamp"), now, default=now)
+                at = _time(value_of(row, "timestamp"), now, default=now)
                 return parse(payload, _Event(_event_id(row), at, now))
         return []
 
@@ -156,7 +165,7 @@ class EventReader:
 
     def _node_defined(self, row: Row, event: _Event) -> list[Observation]:
         node = _id(row, "node_id", NODE)
-        ip, name = _text(row, "node_ip_address"), _text(row, "node_name")
+        ip, name = text_of(row, "node_ip_address"), text_of(row, "node_name")
         _keep(self._nodes, node, NodeSeen(event.at, node, ip, name, "ALIVE", "", is_head=False))
         return []
 
@@ -165,22 +174,22 @@ class EventReader:
         seen: list[Observation] = []
         known = self._nodes.get(node) or NodeSeen(event.at, node, "", "", "", "", is_head=False)
         for number, step, at in _transitions(row, event):
-            death = _table(step, "death_info")
-            state, reason = _text(step, "state"), _text(death, "reason")
-            message = _text(death, "reason_message")
+            death = table_of(step, "death_info")
+            state, reason = text_of(step, "state"), text_of(death, "reason")
+            message = text_of(death, "reason_message")
             known = replace(
                 known,
                 at=at,
                 state=state,
                 message=": ".join(filter(None, (_DEATHS.get(reason, ""), message))),
-                is_head=known.is_head or "node:__internal_head__" in _table(step, "resources"),
+                is_head=known.is_head or "node:__internal_head__" in table_of(step, "resources"),
                 ended_at=_ms(at) if state == "DEAD" else None,
             )
             told = EventSeen(f"{event.id}/{number}", at, "node_draining", node)
             seen.append(known)
             if state == "DEAD":
                 seen.append(replace(told, what="node_dead", reason=reason, message=message))
-            elif _text(step, "alive_sub_state") == "DRAINING":
+            elif text_of(step, "alive_sub_state") == "DRAINING":
                 seen.append(told)
         _keep(self._nodes, node, known)
         return seen
@@ -188,20 +197,20 @@ class EventReader:
     # --- workers ---
 
     def _worker_defined(self, row: Row, _event: _Event) -> list[Observation]:
-        kind = _text(row, "worker_type")
-        worker = _Worker(_id(row, "node_id", NODE), _number(row, "pid"), kind)
+        kind = text_of(row, "worker_type")
+        worker = _Worker(_id(row, "node_id", NODE), number_of(row, "pid"), kind)
         _keep(self._workers, _id(row, "worker_id", WORKER), worker)
         return []
 
     def _worker(self, row: Row, event: _Event) -> list[Observation]:
-        worker, job = _id(row, "worker_id", WORKER), _maybe(row, "job_id", JOB)
+        worker, job = _id(row, "worker_id", WORKER), id_of(row, "job_id", JOB)
         known = self._workers.get(worker, _Worker("", 0, ""))
         seen: list[Observation] = []
         for number, step, at in _transitions(row, event):
-            if _text(step, "state") != "DEAD":
+            if text_of(step, "state") != "DEAD":
                 continue
-            death, ended = _table(step, "death_info"), _number(step, "end_time_ms") / 1000
-            reason, detail = _text(death, "exit_type"), _text(death, "exit_detail")
+            death, ended = table_of(step, "death_info"), number_of(step, "end_time_ms") / 1000
+            reason, detail = text_of(death, "exit_type"), text_of(death, "exit_detail")
             row_of = (worker, known.node_id, known.pid, known.kind, reason, detail)
             seen.append(WorkerSeen(at, *row_of, ended_at=ended if 0 < ended <= event.now else at))
             seen.append(
@@ -222,8 +231,8 @@ class EventReader:
     # --- actors ---
 
     def _actor_defined(self, row: Row, _event: _Event) -> list[Observation]:
-        job = _maybe(row, "job_id", JOB)
-        actor = _Actor(_text(row, "class_name"), _text(row, "name"), job)
+        job = id_of(row, "job_id", JOB)
+        actor = _Actor(text_of(row, "class_name"), text_of(row, "name"), job)
         _keep(self._actors, _id(row, "actor_id", ACTOR), actor)
         return []
 
@@ -234,8 +243,8 @@ class EventReader:
         )  # an id ends with its job's
         seen: list[Observation] = []
         for _, step, at in _transitions(row, event):
-            state = _text(step, "state")
-            reason, message = _death(_of(step, "death_cause"))
+            state = text_of(step, "state")
+            death = death_of(step)
             seen.append(
                 ActorSeen(
                     at=at,
@@ -243,10 +252,12 @@ class EventReader:
                     class_name=known.class_name,
                     state=state,
                     job_id=known.job_id,
-                    node_id=_maybe(step, "node_id", NODE),
-                    pid=_number(step, "pid"),
-                    death_reason=_text(step, "restart_reason") if state == "RESTARTING" else reason,
-                    death_message=message,
+                    node_id=id_of(step, "node_id", NODE),
+                    pid=number_of(step, "pid"),
+                    death_reason=text_of(step, "restart_reason")
+                    if state == "RESTARTING"
+                    else death.reason or death.context,
+                    death_message=death.message,
                     name=known.name,
                 )
             )
@@ -257,7 +268,7 @@ class EventReader:
     def _driver_defined(self, row: Row, event: _Event) -> list[Observation]:
         job, known = _id(row, "job_id", JOB), _defined(row, event)
         if "job_submission_id" not in known.metadata:  # the row of its submission tells more
-            node = _maybe(row, "driver_node_id", NODE)
+            node = id_of(row, "driver_node_id", NODE)
             known = replace(known, kind="DRIVER", job_id=job, driver_node_id=node)
             _keep(self._jobs, job, known)
         return []
@@ -268,7 +279,7 @@ class EventReader:
         known = self._jobs.get(job)
         for _, step, at in _transitions(row, event) if known else ():
             # As the dashboard has it: of a driver that ended Ray knows no more than that.
-            status = {"CREATED": "RUNNING", "FINISHED": "SUCCEEDED"}.get(_text(step, "state"))
+            status = {"CREATED": "RUNNING", "FINISHED": "SUCCEEDED"}.get(text_of(step, "state"))
             if known and status:
                 ended = _ms(at) if status == "SUCCEEDED" else None
                 begun = known.started_at or (None if ended else _ms(at))
@@ -288,19 +299,19 @@ class EventReader:
         seen: list[Observation] = []
         known = self._jobs.get(number)
         for _, step, at in _transitions(row, event) if known else ():
-            status = _text(step, "state")
+            status = text_of(step, "state")
             ended = status in ("STOPPED", "SUCCEEDED", "FAILED")
             if known and (ended or status in ("PENDING", "RUNNING")):
                 known = replace(
                     known,
                     at=at,
                     status=status,
-                    message=_text(step, "message"),
-                    error_type=_text(step, "error_type"),
+                    message=text_of(step, "message"),
+                    error_type=text_of(step, "error_type"),
                     started_at=known.started_at or _ms(at),
                     ended_at=_ms(at) if ended else None,
-                    driver_node_id=_maybe(step, "driver_node_id", NODE) or known.driver_node_id,
-                    driver_exit_code=_number(step, "driver_exit_code") if ended else None,
+                    driver_node_id=id_of(step, "driver_node_id", NODE) or known.driver_node_id,
+                    driver_exit_code=number_of(step, "driver_exit_code") if ended else None,
                 )
                 seen.append(known)
         if known:
@@ -310,18 +321,18 @@ class EventReader:
 
 def _defined(row: Row, event: _Event) -> JobSeen:
     """Return a job as its definition tells of it."""
-    config = _table(row, "config")
-    env = load((_text(config, "serialized_runtime_env", ENV_LIMIT + 1) or "{}").encode())
+    config = table_of(row, "config")
+    env = load((text_of(config, "serialized_runtime_env", ENV_LIMIT + 1) or "{}").encode())
     if not isinstance(env, dict):
         raise ValueError("a runtime_env that is none, or too long to be kept whole")  # noqa: TRY004
-    metadata = _table(config, "metadata")
+    metadata = table_of(config, "metadata")
     return JobSeen(
         at=event.at,
         kind="SUBMISSION",
         job_id="",
         submission_id="",
         status="",
-        entrypoint=_text(row, "entrypoint"),
+        entrypoint=text_of(row, "entrypoint"),
         message="",
         error_type="",
         started_at=None,
@@ -335,71 +346,23 @@ def _defined(row: Row, event: _Event) -> JobSeen:
 
 def _transitions(row: Row, event: _Event) -> Iterator[tuple[int, Row, float]]:
     """Yield what became of something: Ray joins what happens within a second in one event."""
-    found = _of(row, "state_transitions")
+    found = value_of(row, "state_transitions")
     steps = found if isinstance(found, list) else []
     first = max(0, len(steps) - MAX_TRANSITIONS)
     for number, step in enumerate(steps[first:], first):
         if isinstance(step, dict):
-            yield number, step, _time(_of(step, "timestamp"), event.now, default=event.at)
-
-
-def _death(cause: object) -> tuple[str, str]:
-    """Return why an actor died, as collect.rayjson has it of the State API."""
-    for name, context in cause.items() if isinstance(cause, dict) else ():
-        if isinstance(context, dict):
-            return _text(context, "reason") or _snake(str(name)), _text(context, "error_message")
-    return "", ""
-
-
-@lru_cache(maxsize=256)  # our own words
-def _camel(key: str) -> str:
-    head, *rest = key.split("_")
-    return head + "".join(map(str.capitalize, rest))
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<!^)[A-Z]", lambda m: "_" + m[0].lower(), name[:ID_LIMIT])
-
-
-def _of(row: Row, key: str) -> object:
-    """Return a field by its name in the protobuf file."""
-    return row[key] if key in row else row.get(_camel(key))
-
-
-def _table(row: Row, key: str) -> Row:
-    found = _of(row, key)
-    return found if isinstance(found, dict) else {}
-
-
-def _text(row: Row, key: str, limit: int = TEXT_LIMIT) -> str:
-    value = _of(row, key)
-    return value[:limit] if isinstance(value, str) else ""
+            yield number, step, _time(value_of(step, "timestamp"), event.now, default=event.at)
 
 
 def _named(row: Row, key: str) -> str:
-    found = _text(row, key)
+    found = text_of(row, key)
     if not found:
         raise ValueError(f"an event without {key}")
     return found
 
 
-def _number(row: Row, key: str) -> int:
-    """Return a number; 64-bit ones are texts."""
-    found = str(_of(row, key) or 0)[:ID_LIMIT]
-    return int(found) if re.fullmatch(r"-?\d{1,18}", found, re.ASCII) else 0
-
-
-def _maybe(row: Row, key: str, size: int) -> str:
-    """Return an id in hex, '' where there is none or it is nobody's. Raises ValueError for one of another length."""
-    text = _text(row, key)
-    raw = base64.b64decode(text, validate=True)
-    if text and len(raw) != size:
-        raise ValueError(f"{key} has {len(raw)} bytes, not {size}")
-    return "" if raw == b"\xff" * size else raw.hex()
-
-
 def _id(row: Row, key: str, size: int) -> str:
-    found = _maybe(row, key, size)
+    found = id_of(row, key, size)
     if not found:
         raise ValueError(f"an event without {key}")
     return found
@@ -408,7 +371,7 @@ def _id(row: Row, key: str, size: int) -> str:
 def _event_id(row: Row) -> str:
     """Return an event's id in hex; of one without it a digest of what it says, which a retry says again."""
     try:
-        raw = base64.b64decode(_text(row, "event_id"), validate=True)
+        raw = base64.b64decode(text_of(row, "event_id"), validate=True)
     except ValueError:
         raw = b""
     if 0 < len(raw) <= ID_LIMIT:

@@ -43,7 +43,8 @@ FAMILIES: tuple[tuple[str, Component, LogFormat], ...] = (
     (rf"supervisor-(?P<submission_id>.+)\.log{_ROT}", "job", "python"),
     (rf"ray_process_exit\.log{_ROT}", "process_exit", "python"),
     (rf"ray-train-(?:sys|app)-(?:controller|worker)-{_WORKER}\.log{_ROT}", "train", "json"),
-    (rf"event_(?!EXPORT_)\w+\.log{_ROT}", "event", "event"),
+    (rf"event_EXPORT_\w+\.log{_ROT}", "export", "event"),
+    (rf"event_\w+\.log{_ROT}", "event", "event"),
     (rf"ray-data.*\.log{_ROT}", "data", "python"),
     (rf"(?:controller|proxy|replica)_.+\.log{_ROT}", "serve", "text"),
     (r"(?:dmesg|kern\.log|syslog|messages|journal).*$", "kernel", "text"),
@@ -58,7 +59,7 @@ _COMPILED = tuple((re.compile(p), c, f) for p, c, f in FAMILIES)
 _WHICH = re.compile("|".join(f"({re.sub(r'[(][?]P<[a-z_]+>', '(?:', p)})" for p, _, _ in FAMILIES))
 # Rewritten in place, another format, or no log at all.
 _NOT_LOGS = re.compile(
-    r"debug_state.*\.txt|event_EXPORT_.*|.*\.(?:json|yaml|yml|pb|bin|png|svg|db|sqlite|pkl|pt|zip|gz|tgz|xz|bz2|zst|lz4|7z|tar|so|sock|lock|csv|py)$"
+    r"debug_state.*\.txt|.*\.(?:json|yaml|yml|pb|bin|png|svg|db|sqlite|pkl|pt|zip|gz|tgz|xz|bz2|zst|lz4|7z|tar|so|sock|lock|csv|py)$"
 )
 
 

@@ -38,6 +38,7 @@ _TRUST_OF_COMPONENT: Mapping[Component, Trust] = {
     "raylet": Trust.RAY,
     "gcs": Trust.RAY,
     "event": Trust.RAY,
+    "export": Trust.RAY,
     "kernel": Trust.KERNEL,
 }
 _ENTITY_KEYS: Mapping[str, str] = {
@@ -246,7 +247,9 @@ def _finding(
         confidence=signature.confidence,
         fields=fields,
         entities=entities_of(fields),
+        aside=signature.aside,
         acts=signature.maturity == "stable"
+        and not signature.aside
         and record.source.component != "unknown"
         and not (failure.id in _DECISIONS and _by_program(fields)),
     )

@@ -24,6 +24,7 @@ from raywatch.core.kinship import (
     heard_of,
     is_explained,
     is_near,
+    is_old,
 )
 from raywatch.core.merging import counts_with, joined, kept, named
 from raywatch.core.templates import Template, apart, grouped
@@ -121,6 +122,8 @@ def _put(
     may_open: bool = True,
 ) -> tuple[State, tuple[Change, ...]]:
     """Do so; `board` holds the state's incidents, before as after."""
+    if is_old(state.incidents, finding):
+        return state, ()
     state = _linked(state, finding.entities)
     entities = _expanded(state, finding.entities)
     if entities != finding.entities:
@@ -133,15 +136,25 @@ def _put(
     incident = closest(kin, finding)
     if incident is not None:
         state, changes = _attach(state, board, incident, finding, classes)
-        others = [i for i in kin if i is not incident and role == "root"]
+        is_root = role == "root" and not finding.aside
+        others = [i for i in kin if i is not incident and is_root]
         return _absorb(state, board, changes, others, classes)
     if finding.class_id == "node_terminated_expected":
         return replace(state, ends={**state.ends, finding.subject.node: finding}), ()
-    if role == "warning" and finding.dated:
-        return replace(state, waiting=(*state.waiting[-MAX_WAITING + 1 :], finding)), ()
-    if role == "warning" or not may_open:
+    if (role == "warning" or finding.aside) and finding.dated:
+        return _waits(state, finding), ()
+    if role == "warning" or finding.aside or not may_open:
         return state, ()
     return _open(state, board, finding, classes)
+
+
+def _waits(state: State, finding: Finding) -> State:
+    """Keep a warning for an incident that explains it. Of asides, which may be many, the newest about each subject."""
+    others = state.waiting
+    if finding.aside:
+        about = (finding.class_id, finding.subject)
+        others = tuple(w for w in others if not w.aside or (w.class_id, w.subject) != about)
+    return replace(state, waiting=(*others[-MAX_WAITING + 1 :], finding))
 
 
 def _rank(class_id: str, trust: Trust, classes: Mapping[str, FailureClass]) -> tuple[int, int, int]:
@@ -156,7 +169,7 @@ def _attach(
     finding: Finding,
     classes: Mapping[str, FailureClass],
 ) -> tuple[State, tuple[Change, ...]]:
-    better = _rank(finding.class_id, finding.trust, classes) > _rank(
+    better = not finding.aside and _rank(finding.class_id, finding.trust, classes) > _rank(
         incident.class_id, incident.trust, classes
     )
     findings, explains = counts_with(incident, finding, better=better)
@@ -166,7 +179,7 @@ def _attach(
         last_at=max(incident.last_at, finding.at) if finding.dated else incident.last_at,
         evidence=kept(incident.evidence, finding.evidence),
         entities=named(incident.entities, finding.entities),
-        heard=heard_of(incident.heard, finding),
+        heard=incident.heard if finding.aside else heard_of(incident.heard, finding),
         acts=incident.acts or finding.acts,
         fields={**finding.fields, **incident.fields},
         findings=findings,
@@ -210,7 +223,9 @@ def _absorb(
 
 def _settled(incident: Incident, finding: Finding) -> Incident:
     """A death reason that Ray recorded for the subject needs no waiting for a better one."""
-    if incident.settled_at is not None or finding.trust < Trust.RAY or finding.class_id in _EARLY:
+    if incident.settled_at is not None or finding.trust < Trust.RAY:
+        return incident
+    if finding.aside or finding.class_id in _EARLY:
         return incident
     return replace(incident, settled_at=finding.at)
 

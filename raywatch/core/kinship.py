@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ LOOSE_S = 45.0  # for symptoms that name nobody
 EARLY_S = 5.0  # a symptom may be written before the end that caused it
 NODE_TO_WORKER_S = 20.0  # a node that dies under a worker is known dead after 14 s
 MAX_HEARD = 64
+_EXPORT = "export"  # the component of Ray's export event files
 # Whoever shares one of these is hurt by the same thing; a node is shared by strangers.
 BINDING = frozenset(["worker", "actor", "submission", "run", "job", "pid"])
 
@@ -164,22 +165,40 @@ def closest(related: list[Incident], finding: Finding) -> Incident | None:
 def is_copy(heard: Mapping[str, float], finding: Finding) -> bool:
     """Say whether an incident has heard this already: one failure is written up to eight times.
 
-    A copy has the same class and subject within COPY_S, or names nobody, or has no time.
+    A copy has the same class and subject within COPY_S, or names nobody, or has no time. What Ray exports is the end of
+    something: the logs told what led to it, some of them well before.
     """
+    named = finding.evidence.component == _EXPORT and finding.subject.id
+    reach = WINDOW_S if named else COPY_S
     nobody = f"{finding.class_id} "
     if finding.subject.id:
         same = [at for k in (_key(finding), nobody) if (at := heard.get(k)) is not None]
     else:
         same = [at for key, at in heard.items() if key.startswith(nobody)]
-    return any(not finding.dated or abs(finding.at - at) <= COPY_S for at in same)
+    return any(not finding.dated or abs(finding.at - at) <= reach for at in same)
+
+
+def is_old(incidents: Iterable[Incident], finding: Finding) -> bool:
+    """Say whether a finding only says again that an actor is dead: Ray exports that once more when its job ends."""
+    key = _end_of_actor(finding)
+    ends = (i.heard.get(key) for i in incidents) if key else ()
+    return any(at is not None and finding.at - at > COPY_S for at in ends)
 
 
 def heard_of(heard: Mapping[str, float], finding: Finding) -> dict[str, float]:
     """Return what an incident has heard with one more finding, bounded: the oldest are forgotten."""
     grown = {**heard, _key(finding): finding.at or heard.get(_key(finding), 0.0)}
+    if end := _end_of_actor(finding):
+        grown[end] = finding.at
     while len(grown) > MAX_HEARD:
         del grown[min(grown, key=grown.__getitem__)]
     return grown
+
+
+def _end_of_actor(finding: Finding) -> str:
+    """Return what an exported row of an actor that is dead is remembered by; '' for any other finding."""
+    is_row = finding.evidence.component == _EXPORT and finding.fields.get("actor_state") == "DEAD"
+    return f"dead {finding.fields.get('actor_id', '')}" if is_row else ""
 
 
 def _key(finding: Finding) -> str:

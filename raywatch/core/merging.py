@@ -15,14 +15,17 @@ def counts_with(
     incident: Incident, finding: Finding, *, better: bool
 ) -> tuple[int, tuple[tuple[str, int], ...]]:
     """Return how many findings there are with one more, and what they explain; copies change nothing."""
-    if is_copy(incident.heard, finding):
+    if finding.aside or is_copy(incident.heard, finding):
         return incident.findings, incident.explains
     findings = incident.findings + finding.count
     if finding.class_id == incident.class_id:
         return findings, incident.explains
     if not better:
         return findings, counted(incident.explains, finding.class_id, finding.count)
-    times = sum(k.startswith(f"{incident.class_id} ") for k in incident.heard)
+    nobody = f"{incident.class_id} "
+    known = [k for k in incident.heard if k.startswith(nobody)]
+    # What names nobody was a copy of one that does, whichever came first.
+    times = len(known) - (nobody in known and len(known) > 1)
     return findings, counted(incident.explains, incident.class_id, times)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, tzinfo
 from typing import NamedTuple
 
+from raywatch.core.exported import exported
 from raywatch.core.prefixes import ANSI, CPP, PYTHON, STREAM, bare, starts_record
 from raywatch.core.tracebacks import (
     MAX_LINES,
@@ -241,6 +242,9 @@ def _read_json(raw: bytes, tz: tzinfo) -> tuple[str, float | None, str, dict[str
         return None
     if not isinstance(row, dict):
         return None
+    told = exported(row)
+    if told is not None:
+        return told.text, told.at, "", told.fields
     text = str(row.get("message", "")).replace("\\n", "\n").replace("\\t", "\t")
     if row.get("exc_text"):
         text += "\n" + str(row["exc_text"])

@@ -56,6 +56,7 @@ def signature_schema(classes: Iterable[str]) -> dict[str, object]:
         "trust": {"enum": [name.lower() for name in Trust.__members__]},
         "confidence": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
         "own_words": {"type": "boolean", "description": "not on copies behind (Name pid=...)"},
+        "aside": {"type": "boolean", "description": "evidence only: opens and counts nothing"},
         "ray": {"type": "string", "description": "versions that write it, like >=2.40"},
         "refs": _TEXTS,
         "hits": _SAMPLES,

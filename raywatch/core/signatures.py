@@ -65,6 +65,7 @@ class Signature:
     trust: Trust | None
     confidence: float
     own_words: bool  # not on copies, which Ray prefixes with `(Name pid=...)`
+    aside: bool  # evidence of what something else opens
     refs: tuple[str, ...]
     also: frozenset[str]
     path: str = ""

@@ -38,6 +38,8 @@ NAMES: dict[str, tuple[Component, LogFormat, dict[str, Any]]] = {
     f"train/ray-train-app-worker-{ID}.log": ("train", "json", {"worker_id": ID}),
     "events/event_RAYLET.log": ("event", "event", {}),
     "events/event_CORE_WORKER_12.log": ("event", "event", {}),
+    "export_events/event_EXPORT_NODE.log": ("export", "event", {}),
+    "export_events/event_EXPORT_TASK_123.log.1": ("export", "event", {}),
     "ray-data/ray-data.log": ("data", "python", {}),
     "serve/replica_app_Model_x1.log": ("serve", "text", {}),
     "driver.log": ("driver", "text", {}),
@@ -60,11 +62,10 @@ def test_a_name_tells_who_writes_the_file(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["debug_state.txt", "debug_state_gcs.txt", "export_events/event_EXPORT_TASK_1.log", "a.json",
-     "raylet.sock", "a.sqlite", "a.zip"],
-)  # fmt: skip
+    ["debug_state.txt", "debug_state_gcs.txt", "a.json", "raylet.sock", "a.sqlite", "a.zip"],
+)
 def test_what_is_no_log_has_no_source(name):
-    """State dumps, exports, sockets, data bases."""
+    """State dumps, sockets, data bases."""
     assert describe(LOGS + name) is None
 
 
