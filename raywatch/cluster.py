@@ -14,6 +14,7 @@ from raywatch.core.blindness import Standing, aged, heard, unasked
 from raywatch.core.capacity_view import capacity_json
 from raywatch.core.nodeview import Known, forgotten, learned, session_over
 from raywatch.core.view import rfc3339
+from raywatch.core.waiting import pending
 from raywatch.memory import Document
 from raywatch.model import Fact, Finding
 from raywatch.observations import (
@@ -68,6 +69,7 @@ class Cluster:
         self._kube_must = kubernetes is not None and kubernetes.is_asked_for
         self._is_kuberay_known = kubernetes is None
         self.session = ""  # the one that the dashboard says it is of
+        self.ray_version = ""
         self.nodes: Mapping[str, Known] = {}
         self._tidied_at = 0.0
         self._capacity = capacity.Capacity()
@@ -140,6 +142,7 @@ class Cluster:
     def _enter(self, seen: SessionSeen, nodes: list[NodeSeen], now: float) -> None:
         """The poller tells all rows anew after a session's first: what it told before is of the one before."""
         self._list(nodes, now)
+        self.ray_version = seen.ray_version or self.ray_version
         if seen.session not in ("", self.session):  # '' is an answer that names none
             self.nodes = session_over(self.nodes, seen.session, seen.at)
             self.session = seen.session
@@ -158,6 +161,10 @@ class Cluster:
         """Return how each source stands now, the logs first."""
         known = (aged(s, now) if s.name in self._asked else s for s in self._sources.values())
         return [logs, *known]
+
+    def pending(self) -> Mapping[str, tuple[int, float | None]]:
+        """Return what waits for machines: see core.waiting."""
+        return pending(self._capacity)
 
     def made_of(self) -> tuple[object, ...]:
         """Return the values, never changed in place, of which `shown` is made."""

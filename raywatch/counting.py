@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from types import MappingProxyType
+from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from raywatch.core.capacity import Failure
 from raywatch.core.labels import assigned, newest
 from raywatch.core.lineage import canonical
 from raywatch.core.relevance import speaks_of_class
@@ -24,15 +27,27 @@ from raywatch.core.tally import (
     broke,
     expected,
     restarted,
+    saved,
     tidied,
 )
+from raywatch.core.waiting import Reason, failed_launches
 from raywatch.memory import COUNTERS, Document
-from raywatch.metrics import RunRow, WorkView
-from raywatch.model import Action, Change, Drain, FailureClass, Finding, Incident, ResumeRule, Run
-from raywatch.notice import CLASSES, NoticeAction, NoticeHook
+from raywatch.metrics import WorkView
+from raywatch.model import (
+    Action,
+    Change,
+    Drain,
+    FailureClass,
+    Finding,
+    HookKind,
+    Incident,
+    ResumeRule,
+)
+from raywatch.notice import CLASSES, NoticeAction, NoticeHook, NoticeHookKind
+from raywatch.runrows import RunRows
 
 _TALLY = TypeAdapter(Tally)
-_ENDED = ("failed", "stopped", "finished")
+HOOKS = tuple(dict.fromkeys((*get_args(HookKind), *get_args(NoticeHookKind))))
 # All of hook x class x outcome would be some thousand series, nearly all of them 0 for ever. There from the start is
 # what a rule's mode ends in, for the classes that the rule admits: those come within one scrape of the failure. The
 # other outcomes take their time (a hook that times out, a decision that is given up) and are there, at 0, as soon as
@@ -56,12 +71,17 @@ class Counting:
         classes: Mapping[str, FailureClass],
         docs: Mapping[str, Mapping[str, str]],
         hooks: Sequence[NoticeHook] = (),
+        givers: Iterable[str] = (),
     ) -> None:
-        """Go on from stored documents. Raises ValueError for those of another version."""
+        """Go on from stored documents. `givers`: who may give notices beside Ray. Raises ValueError for those of another version."""
         self._rules, self._classes, self._hooks = rules, classes, hooks
         self.findings: Counter[tuple[str, str]] = Counter()  # (class, component)
         self.incidents: Counter[str] = Counter()
-        self.notices: Counter[str] = Counter()  # by who gave them: ray or a cloud
+        self.newest: dict[str, tuple[str, float]] = {}  # class -> its last incident, and when
+        # By who gave them: ray, kubernetes or a cloud.
+        self.notices: Counter[str] = Counter(dict.fromkeys(("ray", *givers), 0))
+        self.launch_failures: Counter[str] = Counter(dict.fromkeys(get_args(Reason), 0))
+        self._launches: Mapping[str, Failure] = {}  # the last of each node type
         self.answers: Counter[tuple[str, str, str]] = (
             Counter()
         )  # hooks of notices, as actions are counted
@@ -72,7 +92,8 @@ class Counting:
         except ValidationError as error:
             raise ValueError(f"the store holds what this version cannot read: {error}") from error
         self._written = self._tally
-        self._labelled: Mapping[str, Run] | None = None
+        self._seen: Runs | None = None
+        self._rows = RunRows(rules)
         self._changed = False
 
     def _load(self, text: str) -> None:
@@ -82,6 +103,8 @@ class Counting:
                 self.notices[name or "ray"] = count
             elif kind == "i":
                 self.incidents[name] = count
+            elif kind == "l":
+                self.launch_failures[name] = count
             elif kind == "a":
                 hook_kind, class_id, state = name.split(" ")
                 self.answers[hook_kind, class_id, state] = count
@@ -95,6 +118,7 @@ class Counting:
             rows = {f"f {c} {where}": n for (c, where), n in self.findings.items()}
             rows |= {f"i {c}": n for c, n in self.incidents.items()}
             rows |= {f"n {who}": n for who, n in self.notices.items()}
+            rows |= {f"l {why}": n for why, n in self.launch_failures.items() if n}
             rows |= {"a " + " ".join(what): n for what, n in self.answers.items()}
             yield Document("counters", "-", COUNTERS.dump_json(rows).decode())
             self._changed = False
@@ -110,12 +134,16 @@ class Counting:
         now: float,
     ) -> None:
         """Count what was found and what it did to the incidents; `drains` are new ones."""
+        findings = list(findings)
         for finding in findings:
             self.findings[finding.class_id, finding.evidence.component] += finding.count
             self._changed = True
+        self._launches, reasons = failed_launches(self._launches, findings)
+        self.launch_failures.update(reasons)
         for change in changes:
             if change.kind in ("opened", "reclassified"):
                 self.incidents[change.incident.class_id] += 1
+                self.newest[change.incident.class_id] = change.incident.id, now
                 self._changed = True
             self._tally = broke(self._tally, change.incident, change.finding, now)
         for drain in drains:
@@ -147,9 +175,10 @@ class Counting:
         for before, action in moves:
             tally = acted(tally, before, action, runs, now)
         tally = booked(restarted(tally, restarts), runs, incidents, self._classes, now)
-        if runs.runs is not self._labelled:
+        if runs is not self._seen:
             tally = tally.with_labels(assigned(tally.labels, newest(runs.runs.values())))
-            self._labelled = runs.runs
+            tally = saved(tally, runs)
+            self._seen = runs
         self._tally = tally
 
     def tidy(self, runs: Runs, ledger: Mapping[str, Action], incidents: Sequence[Incident]) -> None:
@@ -158,12 +187,18 @@ class Counting:
 
     # --- what is shown -----------------------------------------------------------------------------
 
-    def work(self, runs: Runs, incidents: Sequence[Incident]) -> WorkView:
-        """Return the part of the metrics that is about runs and actions."""
+    def work(
+        self,
+        runs: Runs,
+        incidents: Sequence[Incident],
+        ledger: Mapping[str, Action] = MappingProxyType({}),
+        answers: Iterable[NoticeAction] = (),
+    ) -> WorkView:
+        """Return the part of the metrics that is about runs and actions. `answers`: what is done about notices."""
         tally, labels = self._tally, self._tally.labels
         restarts, breaks = expected(tally, runs, incidents, self._classes)
         return WorkView(
-            runs=tuple(_row(labels[r], runs.runs[r]) for r in labels if r in runs.runs),
+            runs=self._rows.of(runs, ledger, tally),
             actions=self._actions(),
             ring_breaks=_labelled(tally.breaks, breaks, runs, labels),
             restarts={
@@ -173,6 +208,7 @@ class Counting:
             lost_s=_labelled(tally.lost_s, {}, runs, labels),
             phases={p: _plain(tally.phases.get(p, Phase())) for p in PHASES},
             bounds_s=BOUNDS_S,
+            hooks_running=_running(ledger.values(), answers),
         )
 
     def _actions(self) -> dict[tuple[str, str, str], int]:
@@ -203,19 +239,10 @@ def _plain(phase: Phase) -> tuple[tuple[int, ...], float]:
     return phase.counts, phase.sum_s
 
 
-def _row(label: str, run: Run) -> RunRow:
-    over = run.status in _ENDED
-    size = run.world_sizes[-1] if run.world_sizes else None
-    found = run.checkpoint
-    saved = found.at if found is not None and found.whole else None
-    return RunRow(
-        label=label,
-        world_size=0 if over and size is not None else size,
-        level=run.level,
-        step=run.step,
-        # Nobody waits for the next checkpoint of a run that is over.
-        checkpoint_at=None if over else saved,
-    )
+def _running(ledger: Iterable[Action], answers: Iterable[NoticeAction]) -> dict[str, int]:
+    kinds = [a.hook.kind for a in ledger if a.state == "started"]
+    more = [a.hook.kind for a in answers if a.state == "started"]
+    return {**dict.fromkeys(HOOKS, 0), **Counter((*kinds, *more))}
 
 
 def _labelled(

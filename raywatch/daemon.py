@@ -20,6 +20,7 @@ from raywatch import __version__
 from raywatch.asking import Desk
 from raywatch.cluster import Cluster
 from raywatch.collect.hints import Hints
+from raywatch.collect.kubernetes import NAME as KUBERNETES
 from raywatch.collect.resting import Cursor
 from raywatch.config import Config
 from raywatch.core.incidents import State, correlate_all, expire, note
@@ -30,7 +31,7 @@ from raywatch.examining import Examining, History
 from raywatch.following import Following, label
 from raywatch.inbox import Inbox, take
 from raywatch.memory import documents, remembered
-from raywatch.metrics import MetricsView
+from raywatch.metrics import MetricsView, StoreView
 from raywatch.model import Action, Chunk, Fact, FileId, Finding, Outcome
 from raywatch.notice import Notices
 from raywatch.noticing import Noticing
@@ -70,7 +71,8 @@ class Daemon:
         self.service: Service | None = None
         docs = store.docs()
         self.state: State = remembered(docs)
-        self._counting = Counting(config.resume, classes, docs, config.notices)
+        givers = (*config.clouds, *([KUBERNETES] if config.kubernetes else []))
+        self._counting = Counting(config.resume, classes, docs, config.notices, givers)
         cursors = (Cursor(FileId(c.dev, c.ino), c.path, *c[3:]) for c in store.cursors())
         self._logs = Following(temp_dirs, config.session_dir, cursors)
         self._tailer = self._logs.tailer
@@ -379,8 +381,9 @@ class Daemon:
             findings=dict(self._counting.findings),
             pairs=self._rules.pairs,
             incidents=dict(self._counting.incidents),
+            newest=dict(self._counting.newest),
             open_incidents=open_now,
-            notices=self._counting.notices,
+            notices=dict(self._counting.notices),
             read_bytes=dict(self._tailer.read_bytes),
             lag_bytes=self._tailer.lag_bytes(),
             files=self._tailer.files(),
@@ -388,10 +391,16 @@ class Daemon:
             sources=self._sight.ups(),
             ticks=tuple(self._pace.ticks),
             tick_seconds=self._pace.tick_seconds,
-            store_writable=not self._write_error,
-            store_rebuilt=self._store.rebuilt,
+            at=time.time(),
+            store=StoreView(not self._write_error, self._store.rebuilt, *self._store.room()),
             rules=self._rules.view(),
-            work=self._counting.work(self._resuming.runs, self.state.incidents),
+            work=self._counting.work(
+                self._resuming.runs,
+                self.state.incidents,
+                self._resuming.ledger,
+                self._noticing.answering.actions.values(),
+            ),
+            cluster=self._sight.cluster(self.state.drains, dict(self._counting.launch_failures)),
         )
 
     def health(self) -> tuple[bool, bytes]:

@@ -1,33 +1,45 @@
-"""One Prometheus collector over what the daemon last published."""
+"""What the daemon last published -> the samples of each metric. Same input, same output."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar, get_args
 
 from prometheus_client.core import (
     CounterMetricFamily,
+    Exemplar,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
 
-_Row = TypeVar("_Row", bound=tuple[str, ...])
+from raywatch.families import FAMILIES, TICK_BUCKETS, Family
+from raywatch.model import Component
 
-TICK_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+UNEXPLAINED = "unknown_failure"
+Labels: TypeAlias = tuple[str, ...]
+_Row = TypeVar("_Row", bound=Labels)
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """What is shown of a run under its label. None: not known, so no series."""
+    """What is shown of a run under its label. None, and what a mapping does not name: not known, so no series."""
 
     label: str
     world_size: int | None = None
     level: int | None = None
     step: int | None = None
     checkpoint_at: float | None = None
+    expected_size: int | None = None
+    progress_at: float | None = None
+    interval_s: float | None = None
+    attempts: int | None = None
+    status: Mapping[str, bool] = field(default_factory=dict)  # every status: whether it is this
+    owner: Mapping[str, bool] = field(default_factory=dict)  # likewise of the next restart
+    allowed: Mapping[str, float] = field(default_factory=dict)  # restarts by budget
+    left: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,27 @@ class WorkView:
     lost_s: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (run, class)
     phases: Mapping[str, tuple[tuple[int, ...], float]] = field(default_factory=dict)
     bounds_s: tuple[float, ...] = ()
+    hooks_running: Mapping[str, int] = field(default_factory=dict)  # by kind
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """The cluster as far as it is known. `pending`: by kind, how many wait and since when the first of them does."""
+
+    session: tuple[str, str] | None = None  # its name, Ray's version
+    nodes: Mapping[str, int] = field(default_factory=dict)  # by state
+    pending: Mapping[str, tuple[int, float | None]] = field(default_factory=dict)
+    launch_failures: Mapping[str, int] = field(default_factory=dict)  # by reason
+
+
+@dataclass(frozen=True, slots=True)
+class StoreView:
+    """The store. Bytes are None where its file system does not say."""
+
+    writable: bool = True
+    rebuilt: bool = False
+    size_bytes: int | None = None
+    free_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +86,14 @@ class RulesView:
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficView:
+    """What the second thread has asked and heard since the start."""
+
+    told: Mapping[str, int] = field(default_factory=dict)  # facts by source
+    asked: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (source, outcome)
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsView:
     """What the metrics show. `classes` maps each class to its group; ticks are counts by bucket of TICK_BUCKETS."""
 
@@ -61,6 +102,7 @@ class MetricsView:
     findings: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (class, component)
     pairs: frozenset[tuple[str, str]] = frozenset()  # every (class, component) that can be found
     incidents: Mapping[str, int] = field(default_factory=dict)  # by class, ever
+    newest: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # id of the last, when
     open_incidents: Mapping[str, int] = field(default_factory=dict)
     notices: Mapping[str, int] = field(default_factory=dict)  # by provider
     read_bytes: Mapping[str, int] = field(default_factory=dict)  # by component
@@ -70,205 +112,197 @@ class MetricsView:
     sources: Mapping[str, tuple[bool, float]] = field(default_factory=dict)  # up, last observation
     ticks: tuple[int, ...] = (0,) * (len(TICK_BUCKETS) + 1)
     tick_seconds: float = 0.0
-    store_writable: bool = True
-    store_rebuilt: bool = False
+    at: float = 0.0  # when this was published
+    store: StoreView = StoreView()
     rules: RulesView = RulesView()
     work: WorkView = WorkView()
+    cluster: ClusterView = ClusterView()
+
+
+class Sample(NamedTuple):
+    """A value under its labels; `exemplar` is an incident's id and its time."""
+
+    labels: Labels
+    value: float
+    exemplar: tuple[str, float] | None = None
+
+
+class Buckets(NamedTuple):
+    """A histogram under its labels: counts by bucket, the last one above all bounds, and the sum of what was counted."""
+
+    labels: Labels
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+
+class Shown(NamedTuple):
+    """A metric and what it says now. Equal ones have the same text."""
+
+    family: Family
+    rows: tuple[Sample | Buckets, ...]
 
 
 class RaywatchCollector(Collector):
     """Turns a view into metric families. Every class series is there from the start, so rate() sees the first."""
 
-    def __init__(self, view: Callable[[], MetricsView], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        view: Callable[[], MetricsView],
+        clock: Callable[[], float],
+        traffic: Callable[[], TrafficView] = TrafficView,
+    ) -> None:
         """`clock` says the time of a scrape: ages are those at the scrape, not at the last tick."""
-        self._view, self._clock = view, clock
+        self._view, self._clock, self._traffic = view, clock, traffic
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families of the current view."""
-        view = self._view()
+        return map(metric, self.shown())
+
+    def shown(self) -> Iterator[Shown]:
+        """Yield all metrics of the current view."""
+        view, now = self._view(), self._clock()
         yield from _of_failures(view)
         yield from _of_actions(view.work)
-        yield from _of_runs(view.work, self._clock())
-        yield from _of_files(view)
+        yield from _of_runs(view.work, now)
+        yield from _of_cluster(view.cluster, now)
+        yield from _of_sources(view, self._traffic())
         yield from _of_itself(view)
 
 
-def _of_failures(view: MetricsView) -> Iterator[Metric]:
-    findings = CounterMetricFamily(
-        "raywatch_findings", "Records and observations with a class.", labels=["class", "component"]
-    )
-    for (name, component), count in sorted(
-        {**dict.fromkeys(view.pairs, 0), **view.findings}.items()
-    ):
-        findings.add_metric([name, component], count)
-    yield findings
-    incidents = CounterMetricFamily(
-        "raywatch_incidents",
-        "Incidents that were given this class, when they were opened or later.",
-        labels=["class", "group"],
-    )
-    opened = GaugeMetricFamily(
-        "raywatch_incidents_open", "Incidents that are open.", labels=["class"]
-    )
-    for name, group in sorted(view.classes.items()):
-        incidents.add_metric([name, group], view.incidents.get(name, 0))
-        opened.add_metric([name], view.open_incidents.get(name, 0))
-    yield incidents
-    yield opened
-    notices = CounterMetricFamily(
-        "raywatch_preemption_notices",
-        "Nodes that were told that they will be taken.",
-        labels=["provider"],
-    )
-    for provider, count in sorted({"ray": 0, **view.notices}.items()):
-        notices.add_metric([provider], count)
-    yield notices
+def metric(shown: Shown) -> Metric:
+    """Return it as prometheus_client writes it."""
+    family, rows = shown
+    name, text = f"raywatch_{family.name}", family.text
+    if family.kind == "histogram":
+        histogram = HistogramMetricFamily(name, text, labels=family.labels)
+        for row in rows:
+            if isinstance(row, Buckets):
+                histogram.add_metric(row.labels, _cumulative(row), row.total)
+        return histogram
+    counts = family.kind == "counter"
+    kind = CounterMetricFamily if counts else GaugeMetricFamily
+    found = kind(name, text, labels=family.labels)
+    full = family.series
+    for row in rows:
+        if isinstance(row, Sample):
+            told = row.exemplar and Exemplar({"incident_id": row.exemplar[0]}, 1, row.exemplar[1])
+            labels = dict(zip(family.labels, row.labels, strict=True))
+            found.add_sample(full, labels, row.value, exemplar=told)
+    return found
 
 
-def _of_actions(work: WorkView) -> Iterator[Metric]:
-    yield _counter(
-        "raywatch_actions",
-        "Decisions about runs, by what became of them; an action counts once under each outcome.",
-        ("hook", "class", "outcome"),
-        work.actions,
-    )
-    recovery = HistogramMetricFamily(
-        "raywatch_recovery_seconds",
-        "Parts of resumes that succeeded: until decided on, hook started, hook ended, first new step.",
-        labels=["phase"],
-    )
-    for phase, (counts, seconds) in work.phases.items():
-        recovery.add_metric([phase], _buckets(work.bounds_s, counts), seconds)
-    yield recovery
+def _cumulative(row: Buckets) -> list[tuple[str, float]]:
+    """Return cumulative buckets, as the exposition has them."""
+    names = [*(str(b) for b in row.bounds), "+Inf"]
+    sums = [sum(row.counts[: i + 1]) for i in range(len(row.counts))]
+    return list(zip(names, sums, strict=True))
 
 
-def _of_runs(work: WorkView, now: float) -> Iterator[Metric]:
-    yield _counter(
-        "raywatch_ring_breaks",
-        "Incidents that broke a run's collective ring, by their class 90 s later; run is empty where none is known.",
-        ("run", "cause"),
-        work.ring_breaks,
+def _one(name: str, value: float | None) -> Shown:
+    """Return a metric without labels; without a series where its value is not known."""
+    return Shown(FAMILIES[name], () if value is None else (Sample((), value),))
+
+
+def _by(name: str, rows: Mapping[_Row, float]) -> Shown:
+    """Return a metric with its samples in the order of their labels."""
+    return Shown(FAMILIES[name], tuple(Sample(k, v) for k, v in sorted(rows.items())))
+
+
+def _by_one(name: str, rows: Mapping[str, float]) -> Shown:
+    """Return a metric with one label."""
+    return _by(name, {(k,): v for k, v in rows.items()})
+
+
+def _of_failures(view: MetricsView) -> Iterator[Shown]:
+    findings = {**dict.fromkeys(view.pairs, 0), **view.findings}
+    yield _by("findings", findings)
+    yield _by_one("unknown_records", {c: n for (k, c), n in findings.items() if k == UNEXPLAINED})
+    yield Shown(
+        FAMILIES["incidents"],
+        tuple(
+            Sample((name, group), view.incidents.get(name, 0), view.newest.get(name))
+            for name, group in sorted(view.classes.items())
+        ),
     )
-    yield _counter(
-        "raywatch_run_restarts",
-        "Restarts of a run by Ray Train or raywatch, by the class of what ended it, 90 s later.",
-        ("run", "owner", "class"),
-        work.restarts,
-    )
-    yield _counter(
-        "raywatch_lost_work_seconds",
-        "Time between a run's newest checkpoint (or the start of its workers) and a failure, at each restart.",
-        ("run", "class"),
-        work.lost_s,
-    )
-    for name, text, value in _RUN_GAUGES:
-        gauge = GaugeMetricFamily(f"raywatch_{name}", text, labels=["run"])
-        for row in work.runs:
-            known = value(row, now)
-            if known is not None:
-                gauge.add_metric([row.label], known)
-        yield gauge
+    yield _by_one("incidents_open", {c: view.open_incidents.get(c, 0) for c in view.classes})
+    yield _by_one("preemption_notices", view.notices)
+
+
+def _of_actions(work: WorkView) -> Iterator[Shown]:
+    yield _by("actions", work.actions)
+    yield _by_one("hooks_running", work.hooks_running)
+    phases = (Buckets((p,), work.bounds_s, *row) for p, row in work.phases.items())
+    yield Shown(FAMILIES["recovery_seconds"], tuple(phases))
+
+
+def _of_runs(work: WorkView, now: float) -> Iterator[Shown]:
+    yield _by("ring_breaks", work.ring_breaks)
+    yield _by("run_restarts", work.restarts)
+    yield _by("lost_work_seconds", work.lost_s)
+    for name, value in _RUN_GAUGES:
+        known = ((r.label, value(r, now)) for r in work.runs)
+        rows = (Sample((label,), v) for label, v in known if v is not None)
+        yield Shown(FAMILIES[name], tuple(rows))
+    for name, values in _RUN_SETS:
+        found = (Sample((r.label, k), float(v)) for r in work.runs for k, v in values(r).items())
+        yield Shown(FAMILIES[name], tuple(found))
 
 
 def _age(row: RunRow, now: float) -> float | None:
     return None if row.checkpoint_at is None else max(0.0, now - row.checkpoint_at)
 
 
-_RUN_GAUGES: tuple[tuple[str, str, Callable[[RunRow, float], float | None]], ...] = (
-    ("run_world_size", "Ranks that train; 0 once the run is over.", lambda r, _: r.world_size),
-    (
-        "run_fault_tolerance_level",
-        "1 ends with a lost worker, 2 restarts, 3 goes on with fewer, 4 takes new ones in.",
-        lambda r, _: r.level,
-    ),
-    ("run_step", "Newest training step that was reported.", lambda r, _: r.step),
-    (
-        "checkpoint_age_seconds",
-        "Time since the newest whole checkpoint of a run that is not over was registered.",
-        _age,
-    ),
+_RUN_GAUGES: tuple[tuple[str, Callable[[RunRow, float], float | None]], ...] = (
+    ("run_world_size", lambda r, _: r.world_size),
+    ("run_world_size_expected", lambda r, _: r.expected_size),
+    ("run_fault_tolerance_level", lambda r, _: r.level),
+    ("run_step", lambda r, _: r.step),
+    ("run_last_progress_timestamp_seconds", lambda r, _: r.progress_at),
+    ("checkpoint_age_seconds", _age),
+    ("checkpoint_interval_seconds", lambda r, _: r.interval_s),
+    ("run_attempts", lambda r, _: r.attempts),
+)
+_RUN_SETS: tuple[tuple[str, Callable[[RunRow], Mapping[str, float]]], ...] = (
+    ("run_status", lambda r: r.status),
+    ("run_restart_owner", lambda r: r.owner),
+    ("run_restarts_allowed", lambda r: r.allowed),
+    ("run_restarts_left", lambda r: r.left),
 )
 
 
-def _counter(
-    name: str, text: str, labels: tuple[str, ...], rows: Mapping[_Row, float]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for row, count in sorted(rows.items()):
-        family.add_metric(row, count)
-    return family
+def _of_cluster(cluster: ClusterView, now: float) -> Iterator[Shown]:
+    yield _by("ray_session_info", {} if cluster.session is None else {cluster.session: 1})
+    yield _by_one("nodes", cluster.nodes)
+    pending = cluster.pending
+    yield _by_one("capacity_pending_requests", {k: count for k, (count, _) in pending.items()})
+    waits = {k: 0.0 if at is None else max(0.0, now - at) for k, (_, at) in pending.items()}
+    yield _by_one("capacity_pending_seconds", waits)
+    yield _by_one("capacity_launch_failures", cluster.launch_failures)
 
 
-def _buckets(bounds: tuple[float, ...], counts: tuple[int, ...]) -> list[tuple[str, float]]:
-    """Return cumulative buckets, as the exposition has them."""
-    names = [*(str(b) for b in bounds), "+Inf"]
-    sums = [sum(counts[: i + 1]) for i in range(len(counts))]
-    return list(zip(names, sums, strict=True))
+def _of_sources(view: MetricsView, traffic: TrafficView) -> Iterator[Shown]:
+    yield _by_one("source_up", {s: int(works) for s, (works, _) in view.sources.items()})
+    answered = {s: at for s, (_, at) in view.sources.items()}
+    yield _by_one("source_last_observation_timestamp_seconds", answered)
+    yield _by_one("observations", traffic.told)
+    yield _by("http_requests", traffic.asked)
+    read = {**dict.fromkeys(get_args(Component), 0), **view.read_bytes}
+    yield _by_one("tail_read_bytes", read)
+    yield _one("tail_lag_bytes", view.lag_bytes)
+    yield _one("tail_files", view.files)
+    yield _one("tail_polling", int(view.polling))
 
 
-def _of_files(view: MetricsView) -> Iterator[Metric]:
-    read = CounterMetricFamily(
-        "raywatch_tail_read_bytes", "Bytes of logs read.", labels=["component"]
-    )
-    for component, count in sorted(view.read_bytes.items()):
-        read.add_metric([component], count)
-    yield read
-    yield GaugeMetricFamily(
-        "raywatch_tail_lag_bytes", "Bytes of logs not read yet.", value=view.lag_bytes
-    )
-    yield GaugeMetricFamily("raywatch_tail_files", "Log files that are followed.", value=view.files)
-    yield GaugeMetricFamily(
-        "raywatch_tail_polling",
-        "Whether files are polled because events do not tell all writes; /healthz says why.",
-        value=int(view.polling),
-    )
-    up = GaugeMetricFamily(
-        "raywatch_source_up", "Whether a source of facts answers.", labels=["source"]
-    )
-    last = GaugeMetricFamily(
-        "raywatch_source_last_observation_timestamp_seconds",
-        "When a source last answered; logs: when they could last be looked into, also while nothing is written.",
-        labels=["source"],
-    )
-    for source, (works, at) in sorted(view.sources.items()):
-        up.add_metric([source], int(works))
-        last.add_metric([source], at)
-    yield up
-    yield last
-
-
-def _of_itself(view: MetricsView) -> Iterator[Metric]:
-    yield HistogramMetricFamily(
-        "raywatch_tick_seconds",
-        "How long a turn of the loop took.",
-        buckets=_buckets(TICK_BUCKETS, view.ticks),
-        sum_value=view.tick_seconds,
-    )
-    yield GaugeMetricFamily(
-        "raywatch_store_writable",
-        "Whether the last commit succeeded.",
-        value=int(view.store_writable),
-    )
-    yield GaugeMetricFamily(
-        "raywatch_store_rebuilt",
-        "Whether this start found the store corrupt, set it aside and began a new one.",
-        value=int(view.store_rebuilt),
-    )
-    yield CounterMetricFamily(
-        "raywatch_rules_reload_failures",
-        "Changed rules that were broken, so that those before stayed in force.",
-        value=view.rules.failures,
-    )
-    yield GaugeMetricFamily(
-        "raywatch_rules_last_reload_successful",
-        "Whether the rules in force are those that were tried last.",
-        value=int(view.rules.successful),
-    )
-    yield GaugeMetricFamily(
-        "raywatch_rules_last_reload_success_timestamp_seconds",
-        "When the rules in force were loaded.",
-        value=view.rules.at,
-    )
-    build = GaugeMetricFamily("raywatch_build_info", "Version of raywatch.", labels=["version"])
-    build.add_metric([view.version], 1)
-    yield build
+def _of_itself(view: MetricsView) -> Iterator[Shown]:
+    ticks = Buckets((), TICK_BUCKETS, view.ticks, view.tick_seconds)
+    yield Shown(FAMILIES["tick_seconds"], (ticks,))
+    yield _one("last_tick_timestamp_seconds", view.at)
+    yield _one("store_writable", int(view.store.writable))
+    yield _one("store_rebuilt", int(view.store.rebuilt))
+    yield _one("store_bytes", view.store.size_bytes)
+    yield _one("store_free_bytes", view.store.free_bytes)
+    yield _one("rules_reload_failures", view.rules.failures)
+    yield _one("rules_last_reload_successful", int(view.rules.successful))
+    yield _one("rules_last_reload_success_timestamp_seconds", view.rules.at)
+    yield _by_one("build_info", {view.version: 1})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from raywatch.metrics import TICK_BUCKETS
+from raywatch.families import TICK_BUCKETS
 
 TURN_S = 0.006  # between two looks while much is being written
 REST = 4.0  # times what a turn took: the rest after a small one, so that a second line need not wait for a flood's turn

@@ -15,21 +15,25 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from raywatch.asking import UNAVAILABLE, Answer, Approve, Keep, Request, Resume, Want
+from raywatch.asking import OK, UNAVAILABLE, Answer, Approve, Keep, Request, Resume, Want
+from raywatch.cluster import DASHBOARD
 from raywatch.collect.cloud import CloudPoller, boot_id
 from raywatch.collect.dashboard import DashboardPoller
 from raywatch.collect.events import events_key
+from raywatch.collect.kubernetes import NAME as KUBERNETES
 from raywatch.collect.kubernetes import KubernetesPoller
 from raywatch.collect.rayauth import Token, TokenError, find_token
 from raywatch.collect.raylogs import gcs_address
 from raywatch.config import Config
+from raywatch.exposition import Exposition
 from raywatch.inbox import Inbox, Item
 from raywatch.metrics import RaywatchCollector
 from raywatch.model import Action, RaywatchError, Run
 from raywatch.notice import NoticeAction
 from raywatch.observations import KubeRayListed
+from raywatch.pushing import SOURCE as RAY_EVENTS
 from raywatch.pushing import Receiver
 from raywatch.resume.checkpoints import look
 from raywatch.resume.hooks import HookRunner
@@ -39,6 +43,7 @@ from raywatch.resume.notices import NoticeRunner
 from raywatch.resume.packages import PackageStore, PutBack, put_back
 from raywatch.resuming import Look
 from raywatch.shown import Publisher
+from raywatch.traffic import Traffic
 from raywatch.web import Api, ensure_token, make_app, port_of, serve
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -83,16 +88,31 @@ class Service(threading.Thread):
         self._looking: set[str] = set()
         self._packages = PackageStore(config.store.parent / "packages")
         self._keeper = Keeper(self._packages, time.time)
+        others = [*config.clouds, *([KUBERNETES] if config.kubernetes is not None else [])]
+        self._traffic = Traffic((*DASHBOARD, *others, RAY_EVENTS))
         self._poller = DashboardPoller(
-            config.dashboard, self._token, self._observed, clock=time.time, steady=time.monotonic
+            config.dashboard,
+            self._token,
+            self._observed,
+            clock=time.time,
+            steady=time.monotonic,
+            asked=self._traffic.asked,
         )
         self._clouds = CloudPoller(
-            config.clouds, self._observed, clock=time.time, boot=boot_id(), poll_s=CLOUD_S
+            config.clouds,
+            self._observed,
+            clock=time.time,
+            boot=boot_id(),
+            poll_s=CLOUD_S,
+            asked=self._traffic.asked,
         )
-        self._receiver = Receiver(self._observed, self._keep, time.time)
+        pushed = partial(self._observed, source=RAY_EVENTS)
+        self._receiver = Receiver(pushed, self._keep, time.time)
         self._pollers: list[Poller] = [self._poller, self._clouds]
         if config.kubernetes is not None:
-            watched = KubernetesPoller(config.kubernetes, self._observed, clock=time.time)
+            watched = KubernetesPoller(
+                config.kubernetes, self._observed, clock=time.time, asked=self._traffic.asked
+            )
             self._pollers.append(watched)
         else:  # what an earlier life heard of KubeRay holds no more
             inbox.put(KubeRayListed(time.time(), frozenset()))
@@ -154,7 +174,8 @@ class Service(threading.Thread):
         self._inbox.put(item)
         self._shown.wake()
 
-    def _observed(self, seen: Sequence[Item]) -> None:
+    def _observed(self, seen: Sequence[Item], source: str = "") -> None:
+        self._traffic.told(seen, source)
         for item in seen:
             self._inbox.put(item)
         self._shown.wake()
@@ -224,20 +245,31 @@ class Service(threading.Thread):
             self._waiting.discard(waiting)
             timer.cancel()
 
+    async def _events(self, pushed: bytes | None) -> Answer:
+        answer = await self._receiver.take(pushed)
+        state = {OK: "up", UNAVAILABLE: "busy"}.get(answer.status, "error")
+        self._traffic.asked(RAY_EVENTS, state)
+        return answer
+
+    def _exposition(self) -> Exposition:
+        mine = RaywatchCollector(self._shown.shown.metrics_view, time.time, self._traffic.view)
+        rest = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=rest)
+        return Exposition(mine, [rest])
+
     async def _serve(self) -> None:
-        registry = CollectorRegistry()
-        registry.register(RaywatchCollector(self._shown.shown.metrics_view, time.time))
         config = self._config
         token = ensure_token(config.store.parent / "token")
         api = Api(
             snapshot=self._shown.shown.snapshot,
             changes=self._shown.shown.changes,
             wait=self._wait,
-            metrics=lambda: generate_latest(registry),
+            metrics=self._exposition().text,
             health=self._shown.health,
             approve=lambda key: self._ask(Approve(key)),
             resume=lambda run, dry_run: self._ask(Resume(run, dry_run)),
-            events=self._receiver.take,
+            events=self._events,
             token=token,
             events_key=events_key(token) if token else "",
             hosts=LOOPBACK | {config.host} | config.hosts,

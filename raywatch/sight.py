@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from raywatch.cluster import DASHBOARD, Cluster, source_row
 from raywatch.core.blindness import BlindJson, Standing, apart, blind
 from raywatch.core.incidents import State
+from raywatch.core.labels import label_of
+from raywatch.core.nodeview import by_state
 from raywatch.core.runs import Runs
 from raywatch.following import Following, two_sessions
+from raywatch.metrics import ClusterView
+from raywatch.model import Drain
 from raywatch.shown import NodeTexts
 
 
@@ -19,6 +24,7 @@ class Sight:
         self._logs, self._cluster = logs, cluster
         self._standings: list[Standing] = []
         self._texts = NodeTexts()
+        self._nodes: tuple[object, object, Mapping[str, int]] = (None, None, {})
         self.blind: tuple[BlindJson, ...] = ()
 
     def shown(self, now: float, state: State, runs: Runs) -> str:
@@ -36,6 +42,20 @@ class Sight:
     def two_sessions(self) -> str:
         """Say that logs and dashboard are of two sessions, '' where they are not."""
         return two_sessions(self._logs.name or "", self._cluster.session)
+
+    def cluster(self, drains: Mapping[str, Drain], failures: Mapping[str, int]) -> ClusterView:
+        """Return what the metrics show of the cluster. `failures`: launches that failed, by reason."""
+        known = self._cluster.nodes
+        if self._nodes[0] is not known or self._nodes[1] is not drains:
+            self._nodes = known, drains, by_state(known, drains)
+        name = self._logs.name or self._cluster.session
+        version = "" if self.two_sessions() else self._cluster.ray_version
+        return ClusterView(
+            session=(label_of(name), label_of(version) if version else "") if name else None,
+            nodes=self._nodes[2],
+            pending=self._cluster.pending(),
+            launch_failures=failures,
+        )
 
     def ups(self) -> dict[str, tuple[bool, float]]:
         """Return which sources answer and when they last did; one that is switched off is not down."""

@@ -240,6 +240,17 @@ class Store:
                 self._db.execute("ROLLBACK")
             raise StoreWriteError(f"{self._path}: {error}") from error
 
+    def room(self) -> tuple[int | None, int | None]:
+        """Return the bytes of the database with its log, and those that are free in its file system; None: unknown."""
+        size = free = None
+        with contextlib.suppress(OSError):
+            whole = (self._path, self._path.with_name(self._path.name + "-wal"))
+            size = sum(p.stat().st_size for p in whole if p.exists())
+        with contextlib.suppress(OSError):
+            found = os.statvfs(self._path)
+            free = found.f_bavail * found.f_frsize
+        return size, free
+
     def tidy(self) -> None:
         """Bring commits from the log into the database once there are many: it waits for the disk, so not in a commit."""
         if self._commits >= _MANY:

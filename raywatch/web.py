@@ -41,6 +41,7 @@ class Api:
 
     `snapshot(after)` is the JSON of a snapshot newer than `after`, or None; `changes(after)` that of the incidents
     which changed since; `wait(after, seconds)` sleeps until there is a newer one. `open_reading`: GET needs no token (a loopback address).
+    `metrics(accept)` is the exposition that a request's Accept asks for, and its content type.
     `approve(key)` and `resume(run, dry_run)` answer once it was decided and is on the disk, `events(body)` once what Ray
     pushed is (None: longer than MAX_EVENTS). `events_key`: a path that ends with it needs no other proof, and is good for nothing else.
     """
@@ -48,7 +49,7 @@ class Api:
     snapshot: Callable[[int], bytes | None]
     changes: Callable[[int], bytes | None]
     wait: Callable[[int, float], Awaitable[None]]
-    metrics: Callable[[], bytes]
+    metrics: Callable[[str], tuple[bytes, str]]
     health: Callable[[], tuple[bool, bytes]]
     approve: Callable[[str], Answer]
     resume: Callable[[str, bool], Answer]
@@ -145,10 +146,9 @@ async def _index(_request: web.Request) -> web.Response:
     return web.Response(text=INDEX)
 
 
-async def _metrics(api: Api, _request: web.Request) -> web.Response:
-    return web.Response(
-        body=api.metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-    )
+async def _metrics(api: Api, request: web.Request) -> web.Response:
+    body, kind = api.metrics(request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": kind})
 
 
 async def _health(api: Api, _request: web.Request) -> web.Response:

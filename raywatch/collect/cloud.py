@@ -18,6 +18,7 @@ from typing import TypeVar
 import aiohttp
 
 from raywatch.collect import metadata
+from raywatch.collect.asked import Asked, unheard
 from raywatch.httpbody import whole
 from raywatch.notice import Machine, Notice, Notices, Provider
 from raywatch.observations import EndpointHealth
@@ -261,8 +262,10 @@ class CloudPoller:
         boot: str,
         poll_s: float = 1.0,
         back_off_s: tuple[float, float] = BACK_OFF_S,
+        asked: Asked = unheard,
     ) -> None:
         """`boot` is the kernel's boot id: a VM that was preempted and started again is told apart by it."""
+        self._asked = asked
         self._urls, self._emit, self._clock = urls, emit, clock
         self._boot, self._poll_s, self._back_off_s = boot, poll_s, back_off_s
         self._health: dict[tuple[Provider, str], EndpointHealth] = {}  # by provider and topic
@@ -315,10 +318,12 @@ class CloudPoller:
             try:
                 found = await ask()
             except Trouble as trouble:  # noqa: PERF203 - it sleeps anyway
+                self._asked(provider, trouble.state)
                 self._say(provider, topic, trouble.state, trouble.detail)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, most_s)
             else:
+                self._asked(provider, "up")
                 self._say(provider, topic, "up", "")
                 return found
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import aiohttp
 
+from raywatch.collect.asked import Asked, unheard
 from raywatch.collect.endpoints import SERVE, STATUS, TRAIN, TRAIN_V1, Endpoint
 from raywatch.collect.rayauth import Token
 from raywatch.collect.rayjson import load, shortfall
@@ -48,8 +49,10 @@ class DashboardPoller:
         steady: Callable[[], float] | None = None,
         timeout_s: float = 10.0,
         max_body: int = MAX_BODY,
+        asked: Asked = unheard,
     ) -> None:
         """`steady` times the questions (else `clock` does): a clock that is set back must not stop them."""
+        self._asked = asked
         self._url, self._token, self._emit, self._clock = url.rstrip("/"), token, emit, clock
         self._steady = steady or clock
         self._timeout, self._max_body = aiohttp.ClientTimeout(total=timeout_s), max_body
@@ -86,6 +89,7 @@ class DashboardPoller:
             rows = None
             if body is not None:
                 health, rows = self._read(endpoint, body, health)
+            self._asked(endpoint.name, health.state)
             self._schedule.answered(endpoint, health, self._steady())
             seen += self._health_news(health)
             for other in same_for(endpoint, health):  # none of them sees anything; said once

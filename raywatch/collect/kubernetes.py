@@ -20,6 +20,7 @@ from typing import NamedTuple
 import aiohttp
 
 from raywatch.collect import podjson
+from raywatch.collect.asked import Asked, unheard
 from raywatch.collect.podjson import Pod, PodEvent, Row
 from raywatch.collect.rayjson import load
 from raywatch.collect.rayrows import rows_of, within
@@ -300,8 +301,10 @@ class KubernetesPoller:
         back_off_s: tuple[float, float] = BACK_OFF_S,
         limits: tuple[int, float, float] = (MAX_LINE, WATCH_S, LATE_S),
         turn_s: float = TURN_S,
+        asked: Asked = unheard,
     ) -> None:
         """`limits`: those of Asking."""
+        self._asked = asked
         self._access, self._emit, self._clock = access, emit, clock
         self._back_off_s, self._limits, self._turn_s = back_off_s, limits, turn_s
         self._memory = Memory()
@@ -328,9 +331,11 @@ class KubernetesPoller:
             try:
                 if not self._versions.get(kind.name):
                     self._versions[kind.name] = await self._list(asking, kind)
+                    self._asked(NAME, "up")
                 self._say(kind.name, "up", "")
                 await self._watch(asking, kind)
             except Trouble as trouble:  # noqa: PERF203 - it sleeps anyway
+                self._asked(NAME, trouble.state)
                 self._say(kind.name, trouble.state, trouble.detail)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, most_s)
@@ -344,6 +349,7 @@ class KubernetesPoller:
                 self._emit(self._memory.listed(kind, set(), self._clock()))
                 await asyncio.sleep(max(ABSENT_S, most_s))
             else:
+                self._asked(NAME, "up")
                 wait_s = self._back_off_s[0]
                 await asyncio.sleep(self._turn_s)
 

@@ -32,7 +32,7 @@ SAME_S = 5.0  # one failure is written into several lines
 MAX_ACTORS, MAX_WORDS = 1000, 500
 CAPACITY, LAUNCH = "capacity_unavailable", "node_launch_failed"
 Shape: TypeAlias = tuple[str, tuple[tuple[Bundle, int], ...], str]  # kind, bundles, strategy
-_AUTOSCALERS_OWN = frozenset(["monitor", "event"])
+AUTOSCALERS_OWN = frozenset(["monitor", "event"])
 _WAITS = frozenset(["DEPENDENCIES_UNREADY", "PENDING_CREATION"])
 BY_HAND = re.compile(r"node_[0-9a-f]{56}")  # the type of a node that no autoscaler started
 _OF_TYPE = re.compile(
@@ -254,11 +254,11 @@ def heard(capacity: Capacity, findings: Iterable[Finding], now: float) -> Capaci
     """Take in findings: launches that failed, demands that nothing can satisfy, an autoscaler in trouble."""
     before = capacity
     for finding in findings:
-        if finding.evidence.component not in _AUTOSCALERS_OWN or now - finding.at >= FAILURE_S:
+        if finding.evidence.component not in AUTOSCALERS_OWN or now - finding.at >= FAILURE_S:
             continue
         match finding.class_id:
             case class_id if class_id in (CAPACITY, LAUNCH):
-                capacity = _failed(capacity, finding)
+                capacity = replace(capacity, failures=with_failure(capacity.failures, finding))
             case "resources_infeasible":
                 named = [b for b, _ in bundles_in(_text(finding))]
                 said = {**capacity.infeasible, **dict.fromkeys(named, finding.at)}
@@ -283,7 +283,8 @@ def _text(finding: Finding) -> str:
     return text
 
 
-def _failed(capacity: Capacity, finding: Finding) -> Capacity:
+def with_failure(failures: Mapping[str, Failure], finding: Finding) -> Mapping[str, Failure]:
+    """Return the failed launches by node type with the one that a finding tells; several lines may tell it."""
     text = _text(finding)
     typed = _OF_TYPE.search(text)
     node_type = typed["type"] if typed else finding.fields.get("node_type", "")
@@ -292,14 +293,12 @@ def _failed(capacity: Capacity, finding: Finding) -> Capacity:
     code = coded["code"] if coded else finding.fields.get("code", "")
     words = (coded["words"] if coded else words).strip(" .:\n")
     if not node_type:  # a traceback of its own record, right behind the line that names the type
-        near = [f for f in capacity.failures.values() if abs(f.last_at - finding.at) <= SAME_S]
+        near = [f for f in failures.values() if abs(f.last_at - finding.at) <= SAME_S]
         node_type = max(near, key=lambda f: f.last_at).node_type if near else ""
         words = words.splitlines()[-1].strip() if words else ""
     new = Failure(node_type, finding.class_id, code, words[:MAX_WORDS], finding.at, finding.at)
-    known = capacity.failures.get(node_type)
-    return replace(
-        capacity, failures={**capacity.failures, node_type: _joined(known, new) if known else new}
-    )
+    known = failures.get(node_type)
+    return {**failures, node_type: _joined(known, new) if known else new}
 
 
 def _joined(known: Failure, new: Failure) -> Failure:

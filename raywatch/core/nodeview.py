@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 from raywatch.core.lineage import Runs
 from raywatch.core.newest import newest_node
@@ -16,6 +16,7 @@ from raywatch.observations import NodeSeen
 KEPT_S = 3600.0  # that a node is shown after its end
 MAX_DEAD, MAX_NODES = 1000, 10_000
 NEAR_S = 300.0  # a node's end and an incident that names it are one story; a cloud gives notice two minutes ahead
+NodeState: TypeAlias = Literal["alive", "draining", "dead"]
 _OVER = frozenset(["failed", "stopped", "finished"])
 _ACCELERATOR = "accelerator_type:"  # Ray's own resource
 # Who names what: Ray itself, Karpenter, EKS and GKE; Kubernetes for the instance.
@@ -218,10 +219,25 @@ def _by_ip(nodes: Mapping[str, Known]) -> dict[str, str]:
 # --- what is shown -----------------------------------------------------------------------------------
 
 
+def state_of(node: Known, drain: Drain | None) -> NodeState:
+    """Say how a node stands."""
+    if node.ended_at is not None:
+        return "dead"
+    return "draining" if drain else "alive"
+
+
+def by_state(nodes: Mapping[str, Known], drains: Mapping[str, Drain]) -> dict[str, int]:
+    """Return how many nodes are in each state; nothing while none is known."""
+    counts = dict.fromkeys(get_args(NodeState), 0) if nodes else {}
+    for key, node in nodes.items():
+        counts[state_of(node, drains.get(key))] += 1
+    return counts
+
+
 def node_json(node: Known, drain: Drain | None, around: Around) -> NodeJson:
     """Show a node. Nothing in it grows with time: ages and what is left of a deadline are the reader's."""
     seen, labels = node.seen, node.seen.labels
-    state = "dead" if node.ended_at is not None else "draining" if drain else "alive"
+    state = state_of(node, drain)
     accelerator = next(
         (r.removeprefix(_ACCELERATOR) for r in seen.resources if _ACCELERATOR in r), ""
     )

@@ -11,8 +11,10 @@ value (0 at first), so that rate() sees the first one too. Whatever the incident
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from statistics import median
 from typing import TypeVar
 
 from raywatch.core.lineage import canonical, owners_of
@@ -38,6 +40,7 @@ RING = frozenset(
 )
 UNEXPLAINED = "unknown_failure"
 MAX_WAITING = 1000
+MAX_SAVES = 8  # checkpoints of a run whose distances tell its usual one
 MAX_NAMED = 256  # of a ring of thousands of ranks any few say whose it is
 _NAMES_RUN = ("submission", "job", "worker", "actor")
 _Number = TypeVar("_Number", int, float)
@@ -98,6 +101,7 @@ class Tally:
     rings: Mapping[str, Break] = field(default_factory=dict)  # incident -> its broken ring
     begun: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # key -> work, failure
     labels: Mapping[str, str] = field(default_factory=dict)  # run -> its label
+    saves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # run -> whole checkpoints
 
     def with_labels(self, labels: Mapping[str, str]) -> Tally:
         """Return it with these labels; itself where they are the same object."""
@@ -225,6 +229,30 @@ def _carried(tally: Tally, incident: Incident) -> Tally:
     return replace(tally, rings={**rings, incident.id: whole})
 
 
+def saved(tally: Tally, runs: Runs) -> Tally:
+    """Note when the runs that are shown made their whole checkpoints, as far as the newest two tell."""
+    saves = {k: _saves(tally.saves.get(k, ()), runs, k) for k in tally.labels}
+    saves = {k: times for k, times in saves.items() if times}
+    return tally if saves == tally.saves else replace(tally, saves=saves)
+
+
+def _saves(known: tuple[float, ...], runs: Runs, run_id: str) -> tuple[float, ...]:
+    run = runs.runs.get(run_id)
+    newest = run.checkpoint if run is not None else None
+    times = list(known)
+    for found in (runs.older.get(run_id), newest):
+        at = found.at if found is not None and found.whole else None
+        if at is not None and (not times or at > times[-1]):
+            times.append(at)
+    return tuple(times[-MAX_SAVES:])
+
+
+def interval_s(saves: Sequence[float]) -> float | None:
+    """Return the median time between two of these checkpoints, None for fewer than two."""
+    gaps = [after - before for before, after in pairwise(saves)]
+    return median(gaps) if gaps else None
+
+
 # --- what is booked ------------------------------------------------------------------------------
 
 
@@ -339,6 +367,7 @@ def tidied(
         begun={k: v for k, v in tally.begun.items() if k in ledger},
         waiting=tuple(replace(r, run=canonical(runs, r.run)) for r in tally.waiting),
         rings={k: _with_homes(v, runs) for k, v in tally.rings.items() if k in known},
+        saves={canonical(runs, k): v for k, v in tally.saves.items()},
     )
 
 

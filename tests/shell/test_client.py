@@ -162,7 +162,7 @@ def shown(*incidents, runs=(RUN,), actions=(ACTION,), nodes=(NODE,), **more):
             snapshot=lambda _: json.dumps(body).encode(),
             changes=lambda _: None,
             wait=wait,
-            metrics=lambda: b"",
+            metrics=lambda _: (b"", ""),
             health=lambda: (True, b"{}"),
             approve=answer,
             resume=answer,

@@ -219,7 +219,7 @@ def test_a_daemon_learns_from_events_and_counts_each_once(tmp_path):
     daemon = DaemonProcess(tmp_path, state)
     try:
         until(lambda: source(daemon) == "off", 10, "nobody pushes")
-        assert 'source="ray_events"' not in daemon.get("/metrics")[1].decode()
+        assert 'raywatch_source_up{source="ray_events"' not in daemon.get("/metrics")[1].decode()
         assert push(daemon, state, batches[0], key="0" * 32) == 401
         assert [push(daemon, state, b) for b in batches] == [200] * len(batches)
         assert source(daemon) == "up"

@@ -22,7 +22,7 @@ def api(*, token="secret", open_reading=False, events=None, events_key="key"):
         snapshot=lambda _: b"{}",
         changes=lambda _: None,
         wait=wait,
-        metrics=lambda: b"",
+        metrics=lambda _: (b"", "text/plain"),
         health=lambda: (True, b"{}"),
         approve=answer,
         resume=answer,
