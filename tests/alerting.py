@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -36,6 +37,20 @@ RULES = {
 }
 
 
+_TIME = re.compile(r"(?<= )(\d+)(s|m|h)\b")
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def faster(text: str, times: int, *keys: str) -> str:
+    """Divide the times that some keys have, all by the same number: what comes first goes on to come first."""
+    wanted = re.compile(rf"^ *(?:{'|'.join(keys)}): .*$", re.MULTILINE)
+
+    def shorter(found: re.Match[str]) -> str:
+        return f"{int(found[1]) * _UNITS[found[2]] * 1000 // times}ms"
+
+    return wanted.sub(lambda row: _TIME.sub(shorter, row[0]), text)
+
+
 class Notice(NamedTuple):
     """One notification: which receiver got it, when, whether it fires, and the labels of its alerts."""
 
@@ -44,6 +59,7 @@ class Notice(NamedTuple):
     status: str
     labels: tuple[Mapping[str, str], ...]
     alerts: tuple[str, ...]  # their names, sorted
+    texts: tuple[str, ...]  # their descriptions
 
 
 def notices(told: Path) -> list[Notice]:
@@ -54,7 +70,8 @@ def notices(told: Path) -> list[Notice]:
 def _notice(row: Mapping[str, Any]) -> Notice:
     labels = tuple(a["labels"] for a in row["body"]["alerts"])
     names = tuple(sorted(x["alertname"] for x in labels))
-    return Notice(row["path"].lstrip("/"), row["at"], row["body"]["status"], labels, names)
+    texts = tuple(a["annotations"]["description"] for a in row["body"]["alerts"])
+    return Notice(row["path"].lstrip("/"), row["at"], row["body"]["status"], labels, names, texts)
 
 
 def changed(text: str, table: Mapping[str, str]) -> str:
