@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ import yaml
 
 from tests.alerting import (
     ALERTMANAGER,
+    ALERTMANAGER_AT,
     RECEIVER_AT,
+    ROOT,
     RULES,
     Notice,
     Server,
@@ -26,6 +29,7 @@ from tests.alerting import (
 from tests.daemons import until
 from tests.test_deploy import tool
 
+README = ROOT / "deploy" / "README.md"
 TEXT = ALERTMANAGER.read_text()
 CONFIG = yaml.safe_load(TEXT)
 SOON = {"group_wait: 30s": "group_wait: 1s", "group_interval: 5m": "group_interval: 1s"}
@@ -317,3 +321,18 @@ def test_no_inhibition_can_go(tmp_path):
 
     assert silenced(tmp_path, CONFIG, ALL) == SILENT
     assert [r for r, found in zip(rules, without, strict=True) if not found < SILENT] == []
+
+
+@pytest.mark.slow
+def test_the_drill_of_the_page_pages(tmp_path):
+    """The command that deploy/README.md tells to try, against the shipped configuration."""
+    (drill,) = re.findall(r"^ +(amtool alert add (?:.*\\\n)*.*)$", README.read_text(), re.MULTILINE)
+    address, hears = free_addresses(2)
+    text = changed(TEXT, {**SOON, RECEIVER_AT: hears})
+    with receiver(tmp_path, hears) as file, alertmanager(tmp_path, text, address):
+        argv = shlex.split(changed(drill.replace("\\\n", " "), {ALERTMANAGER_AT: address}))
+        assert tool(*argv) == (0, "")
+        until(lambda: notices(file), 30, "the page")
+        (page,) = notices(file)
+
+    assert (page.to, page.alerts) == ("page", ("RaywatchTrainingStopped",))
