@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from raywatch.options import JSON, RULES, exported
+
+RUNBOOKS = "https://raywatch.example/runbooks"  # in the shipped alerts: a name that nobody can have
+_URL = re.compile(r"https?://[\w.:/~%+@-]+", re.ASCII)  # nothing that YAML would read as its own
 
 
 @click.group()
@@ -91,6 +96,18 @@ def schema_of_rules() -> int:
 
 @rules.command()
 @click.argument("folder", type=click.Path(file_okay=False))
-def export(folder: str) -> int:
-    """Copy the shipped rules to a new FOLDER."""
-    return exported("rules", folder)
+@click.option(
+    "--runbooks", metavar="URL", help="Where your copy of the runbooks is: alerts link there."
+)
+def export(folder: str, *, runbooks: str | None) -> int:
+    """Copy the shipped rules to a new FOLDER: signatures, and Prometheus' in its folder `prometheus`."""
+    from pathlib import Path
+
+    if runbooks is not None and not _URL.fullmatch(runbooks):
+        raise click.UsageError("--runbooks is no URL; give https://HOST/PATH, without a query")
+    code = exported("rules", folder)
+    if runbooks is not None:
+        for path in sorted(Path(folder, "prometheus").rglob("*.yaml")):
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text.replace(RUNBOOKS, runbooks.rstrip("/")), encoding="utf-8")
+    return code

@@ -58,7 +58,7 @@ _AT_ONCE: Mapping[str, tuple[str, ...]] = {
     "approve": ("suggested", "succeeded", "failed"),
     "auto": ("suggested", "succeeded", "failed"),
 }
-_ANSWERED = ("succeeded", "failed", "timed_out", "interrupted", "refused")
+ANSWERED = ("succeeded", "failed", "timed_out", "interrupted", "refused")
 Moves = Sequence[tuple[Action | None, Action]]
 
 
@@ -224,7 +224,7 @@ class Counting:
             rows[hook_kind, class_id, outcome] = count
         for asked in self._hooks:
             seen = [CLASSES[kind] for kind in asked.kinds]
-            rows |= dict.fromkeys(product((asked.kind,), seen, _ANSWERED), 0)
+            rows |= dict.fromkeys(product((asked.kind,), seen, ANSWERED), 0)
         for answer, count in self.answers.items():
             rows[answer] = rows.get(answer, 0) + count
         return rows

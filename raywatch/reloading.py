@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from raywatch import __version__
 from raywatch.compiled import cache_folder, loaded_rules, made_rules
 from raywatch.metrics import RulesView
-from raywatch.model import RaywatchError
+from raywatch.model import Component, RaywatchError
 from raywatch.pipeline import Engine, load_engine, rule_texts, user_files
 from raywatch.terminal import safe
 
@@ -111,7 +111,10 @@ class Reloading:
         # Without databases of single components: one that was not asked for yet would be compiled in a turn.
         self.engine, self._loaded_at, self._error = replace(engine, narrow=None), now, ""
         self.pairs = frozenset(
-            (s.class_id, c) for s in engine.ruleset.signatures if s.class_id for c in s.components
+            (s.class_id, component)
+            for s in engine.ruleset.signatures
+            if s.class_id
+            for component in (get_args(Component) if "any" in s.components else s.components)
         )
 
     def _refuse(self, reason: str) -> None:

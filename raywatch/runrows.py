@@ -16,6 +16,7 @@ from raywatch.metrics import RunRow
 from raywatch.model import Action, ResumeRule, Run, RunStatus
 
 SLACK_S = 1.0  # between the clocks of a job and of its worker group
+BUDGETS = ("failures", "preemptions", "raywatch")  # two of Ray Train's, and that of a [[resume]]
 _OVER = ("failed", "stopped", "finished")
 _DONE = ("stopped", "finished")
 _ACTING = ("approve", "auto")
@@ -95,9 +96,10 @@ class RunRows:
         self, run: Run, runs: Runs, ledger: Mapping[str, Action]
     ) -> dict[str, tuple[float, int]]:
         """Return how many restarts each owner allows, as far as that is known, and how many are used."""
+        failures, preemptions, ours = BUDGETS
         known = {
-            "failures": (run.max_failures, run.failures),
-            "preemptions": (run.max_preemptions, run.preemptions),
+            failures: (run.max_failures, run.failures),
+            preemptions: (run.max_preemptions, run.preemptions),
         }
         found = {
             name: (math.inf if most < 0 else most, used or 0)
@@ -108,7 +110,7 @@ class RunRows:
         if rule is not None and rule.mode in _ACTING:
             past = history_of(run, runs, ledger)
             used = counted(past) + forgotten_attempts(run, len(past))
-            found["raywatch"] = (rule.max_attempts, used)
+            found[ours] = (rule.max_attempts, used)
         return found
 
 

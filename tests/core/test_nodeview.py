@@ -3,7 +3,15 @@
 from dataclasses import replace
 
 from raywatch.core import nodeview
-from raywatch.core.nodeview import Known, forgotten, learned, node_json, session_over, surroundings
+from raywatch.core.nodeview import (
+    Known,
+    by_state,
+    forgotten,
+    learned,
+    node_json,
+    session_over,
+    surroundings,
+)
 from raywatch.core.runs import Runs, observe
 from raywatch.model import Drain, Evidence, Incident, Rank
 from raywatch.observations import NodeSeen
@@ -153,3 +161,12 @@ def test_an_event_that_says_less_takes_nothing_away():
 
     assert (nodes["a"].seen.state, nodes["a"].ended_at) == ("DEAD", 60.0)
     assert (nodes["a"].seen.resources, nodes["a"].seen.labels) == ({"CPU": 4.0}, {"x": "y"})
+
+
+def test_nodes_are_counted_by_the_words_that_their_rows_have():
+    """A dead one that was drained is dead; nothing is said where none is known."""
+    nodes = learned({}, [seen("n1"), seen("n2"), seen("n3", "DEAD"), seen("n4")], "s", 100.0)
+    drains = {n: Drain(n, "PREEMPTION", "", None, 1.0, LINE) for n in ("n2", "n3", "gone")}
+
+    assert by_state(nodes, drains) == {"alive": 2, "draining": 1, "dead": 1}
+    assert by_state({}, drains) == {}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from raywatch.core.incidents import State, correlate
-from raywatch.core.runs import note
+from raywatch.core.runs import Runs, note
 from raywatch.core.tally import (
     BOUNDS_S,
+    MAX_SAVES,
     SETTLE_S,
     Phase,
     Tally,
@@ -15,11 +16,15 @@ from raywatch.core.tally import (
     booked,
     broke,
     expected,
+    interval_s,
     restarted,
     restarts_between,
     tidied,
 )
-from raywatch.model import Action, Entity, Finding, Hook, Subject
+from raywatch.core.tally import (
+    saved as noted,
+)
+from raywatch.model import Action, Checkpoint, Entity, Finding, Hook, Run, Subject
 from tests.core.desk import CLASSES, NINE
 from tests.core.runkit import S1, group, history, job, only, policy, rank_set_up, saved
 from tests.core.test_incidents import N1, at
@@ -350,3 +355,36 @@ def test_a_lineage_that_is_merged_restarts_nothing():
     again = policy(9, "RETRY", "3", job_id="03000000")
     for fact in (merging, again):
         assert restarts_between(runs, note(runs, fact, 11), fact, 11) == ()
+
+
+# --- whole checkpoints -------------------------------------------------------------------------------
+
+
+def test_the_usual_distance_of_checkpoints_is_that_of_the_last_whole_ones():
+    """The two newest of the disk tell one at once; one that is torn is none, the same one seen again is no other."""
+
+    def seen(tally: Tally, *times: tuple[float, bool]) -> Tally:
+        older, newest = (Checkpoint("/c", 1, whole=w, checked="", at=at) for at, w in times)
+        return noted(tally, Runs(runs={"r": Run("r", checkpoint=newest)}, older={"r": older}))
+
+    first = seen(Tally(labels={"r": "exp"}), (10.0, True), (20.0, True))
+    again = seen(first, (10.0, True), (20.0, True))
+    torn = seen(first, (20.0, True), (30.0, False))
+    late = seen(first, (20.0, True), (80.0, True))
+
+    assert (first.saves, interval_s(first.saves["r"])) == ({"r": (10.0, 20.0)}, 10.0)
+    assert again is first
+    assert torn is first
+    assert interval_s(late.saves["r"]) == 35.0
+    assert interval_s((10.0,)) is interval_s(()) is None
+
+
+def test_only_the_last_checkpoints_of_runs_that_are_shown_are_remembered():
+    """A run without a label has no series."""
+    tally = Tally(labels={"r": "exp"})
+    for n in range(100):
+        found = Checkpoint("/c", n, whole=True, checked="", at=float(n))
+        tally = noted(tally, Runs(runs={k: Run(k, checkpoint=found) for k in ("r", "s")}))
+
+    assert tally.saves == {"r": tuple(map(float, range(100 - MAX_SAVES, 100)))}
+    assert noted(replace(tally, labels={}), Runs()).saves == {}

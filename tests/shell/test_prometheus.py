@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
+def prometheus(folder: Path, target: str, *flags: str) -> Iterator[Prometheus]:
     """Start the server; one that is missing fails, it does not skip."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -61,6 +62,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address=127.0.0.1:{port}",
+        *flags,
     ]
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(argv, stdout=out, stderr=out)
@@ -94,3 +96,28 @@ def test_prometheus_scrapes_a_daemon_and_rate_sees_the_first_event(tmp_path):
             until(lambda: [v for _, v in server.query("up")] == [0.0], 30, "it is down")
     finally:
         daemon.kill()
+
+
+def test_an_alert_leads_to_its_incident(tmp_path):
+    """Prometheus asks for OpenMetrics by itself and keeps the id of the incident behind the newest count of its class."""
+    logs = make_session(tmp_path)
+    daemon = DaemonProcess(tmp_path, tmp_path / "state")
+    flag = "--enable-feature=exemplar-storage"
+    asked = "/api/v1/query_exemplars?start=0&end=9999999999&query=raywatch_incidents_total"
+    try:
+        with prometheus(
+            tmp_path / "prometheus", daemon.url.removeprefix("http://"), flag
+        ) as server:
+            (logs / "gcs_server.out").write_text(crash(1))
+
+            def kept() -> list[dict[str, Any]]:
+                return list(json.loads(server.ask(asked) or b"{}").get("data", []))
+
+            until(kept, 30, "an exemplar")
+            (series,) = kept()
+            (incident,) = daemon.incidents()
+    finally:
+        daemon.kill()
+
+    assert series["seriesLabels"]["class"] == incident["class"] == "worker_crash"
+    assert [e["labels"] for e in series["exemplars"]] == [{"incident_id": incident["id"]}]

@@ -1,6 +1,7 @@
 """The store: whole commits or none, one owner, a way out of corruption."""
 
 import fcntl
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -210,3 +211,17 @@ def test_the_log_is_emptied_between_commits_and_not_within_one(tmp_path):
         assert wal.stat().st_size < 4500 * 4096
     with Store(tmp_path / "r.db") as store:
         assert len(store.docs()) == 1
+
+
+def test_the_store_says_how_much_room_it_takes_and_has(tmp_path):
+    """With what is not in the database yet; nothing where it cannot be looked at."""
+    with Store(tmp_path / "s.db") as store:
+        before, free = store.room()
+        store.commit(change(1, size=100_000))
+        after, _ = store.room()
+        files = [tmp_path / "s.db", tmp_path / "s.db-wal"]
+        assert after == sum(f.stat().st_size for f in files) > (before or 0) + 100_000
+        assert abs((free or 0) - shutil.disk_usage(tmp_path).free) < 1 << 30
+        for file in files:
+            file.rename(f"{file}.away")
+        assert store.room() == (0, None)
