@@ -114,6 +114,11 @@ TROUBLES = {
         "NodeLost UnknownFailure ResumeSuggested RestartBudgetUsedUp NoticeHookFailed",
         tickets="NodeLost UnknownFailure ResumeSuggested RestartBudgetUsedUp NoticeHookFailed",
     ),
+    "a program raises beside a ring that breaks": Trouble(
+        "ProgramFailed RunFailed RingBroken WorkersCrashed",
+        tickets="RingBroken WorkersCrashed",
+        silent="RunFailed",
+    ),
     "symptoms without a cause": Trouble("RingBroken RunFailed", tickets="RingBroken RunFailed"),
 }  # fmt: skip
 
