@@ -11,6 +11,7 @@ from typing import get_args
 from pydantic import TypeAdapter, ValidationError
 
 from raywatch.core.capacity import Failure
+from raywatch.core.drains import is_taking
 from raywatch.core.labels import assigned, newest
 from raywatch.core.lineage import canonical
 from raywatch.core.relevance import speaks_of_class
@@ -146,7 +147,7 @@ class Counting:
                 self.newest[change.incident.class_id] = change.incident.id, now
                 self._changed = True
             self._tally = broke(self._tally, change.incident, change.finding, now)
-        for drain in drains:
+        for drain in filter(is_taking, drains):  # an idle node that is sent away is no notice
             self.noticed(drain.by)
 
     def noticed(self, who: str, times: int = 1) -> None:

@@ -144,6 +144,9 @@ def test_notices_survive_a_restart(tmp_path):
     told = [Drain(f"{n:056x}", "PREEMPTION", "", None, NOW, line) for n in range(3)]
     with daemon_on(tmp_path) as daemon:
         daemon._counting.saw((), (), (*told, replace(told[0], by="kubernetes")), NOW)
+        idle = replace(told[0], reason="IDLE_TERMINATION")
+        own = replace(told[1], message="Node received SIGTERM; draining before shutdown.")
+        daemon._counting.saw((), (), (idle, own), NOW)  # nobody takes those
         daemon.tick(NOW, Hints())
     with daemon_on(tmp_path) as daemon:
         counted = samples(exposition(daemon), "raywatch_preemption_notices_total")
