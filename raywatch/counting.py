@@ -31,7 +31,7 @@ from raywatch.core.tally import (
     saved,
     tidied,
 )
-from raywatch.core.waiting import Reason, failed_launches
+from raywatch.core.waiting import Reason, failed_launches, failures_at
 from raywatch.memory import COUNTERS, Document
 from raywatch.metrics import WorkView
 from raywatch.model import (
@@ -48,6 +48,7 @@ from raywatch.notice import CLASSES, NoticeAction, NoticeHook, NoticeHookKind
 from raywatch.runrows import RunRows
 
 _TALLY = TypeAdapter(Tally)
+_LAUNCHES = TypeAdapter(dict[str, float])  # when one of a node type failed last
 HOOKS = tuple(dict.fromkeys((*get_args(HookKind), *get_args(NoticeHookKind))))
 # All of hook x class x outcome would be some thousand series, nearly all of them 0 for ever. There from the start is
 # what a rule's mode ends in, for the classes that the rule admits: those come within one scrape of the failure. The
@@ -82,7 +83,7 @@ class Counting:
         # By who gave them: ray, kubernetes or a cloud.
         self.notices: Counter[str] = Counter(dict.fromkeys(("ray", *givers), 0))
         self.launch_failures: Counter[str] = Counter(dict.fromkeys(get_args(Reason), 0))
-        self._launches: Mapping[str, Failure] = {}  # the last of each node type
+        self._launches: Mapping[str, Failure] = {}  # the last that failed of each node type
         self.answers: Counter[tuple[str, str, str]] = (
             Counter()
         )  # hooks of notices, as actions are counted
@@ -90,9 +91,11 @@ class Counting:
         try:
             self._load(stored.get("-", "{}"))
             self._tally: Tally = _TALLY.validate_json(stored.get("tally", "{}"))
+            self._launches = failures_at(_LAUNCHES.validate_json(stored.get("launches", "{}")))
         except ValidationError as error:
             raise ValueError(f"the store holds what this version cannot read: {error}") from error
         self._written = self._tally
+        self._told: Mapping[str, Failure] = self._launches
         self._seen: Runs | None = None
         self._rows = RunRows(rules)
         self._changed = False
@@ -118,7 +121,7 @@ class Counting:
         if self._changed:
             rows = {f"f {c} {where}": n for (c, where), n in self.findings.items()}
             rows |= {f"i {c}": n for c, n in self.incidents.items()}
-            rows |= {f"n {who}": n for who, n in self.notices.items()}
+            rows |= {f"n {who}": n for who, n in self.notices.items() if n}
             rows |= {f"l {why}": n for why, n in self.launch_failures.items() if n}
             rows |= {"a " + " ".join(what): n for what, n in self.answers.items()}
             yield Document("counters", "-", COUNTERS.dump_json(rows).decode())
@@ -126,6 +129,10 @@ class Counting:
         if self._tally is not self._written:
             yield Document("counters", "tally", _TALLY.dump_json(self._tally).decode())
             self._written = self._tally
+        if self._launches is not self._told:  # another line of one may be read in the next life
+            rows_at = {k: f.last_at for k, f in self._launches.items()}
+            yield Document("counters", "launches", _LAUNCHES.dump_json(rows_at).decode())
+            self._told = self._launches
 
     def saw(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias, TypeVar, get_args
+from typing import NamedTuple, TypeAlias, TypeVar, cast, get_args
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -137,10 +137,10 @@ class Buckets(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A metric and what it says now. Equal ones have the same text."""
+    """A metric and what it says now; equal ones have the same text. Values by labels are written in the order of these."""
 
     family: Family
-    rows: tuple[Sample | Buckets, ...]
+    rows: Mapping[Labels, float] | tuple[Sample | Buckets, ...]
 
 
 class RaywatchCollector(Collector):
@@ -172,7 +172,8 @@ class RaywatchCollector(Collector):
 
 def metric(shown: Shown) -> Metric:
     """Return it as prometheus_client writes it."""
-    family, rows = shown
+    family, told = shown
+    rows = told if isinstance(told, tuple) else [Sample(k, v) for k, v in sorted(told.items())]
     name, text = f"raywatch_{family.name}", family.text
     if family.kind == "histogram":
         histogram = HistogramMetricFamily(name, text, labels=family.labels)
@@ -186,9 +187,10 @@ def metric(shown: Shown) -> Metric:
     full = family.series
     for row in rows:
         if isinstance(row, Sample):
-            told = row.exemplar and Exemplar({"incident_id": row.exemplar[0]}, 1, row.exemplar[1])
+            known = row.exemplar
+            exemplar = known and Exemplar({"incident_id": known[0]}, 1, known[1])
             labels = dict(zip(family.labels, row.labels, strict=True))
-            found.add_sample(full, labels, row.value, exemplar=told)
+            found.add_sample(full, labels, row.value, exemplar=exemplar)
     return found
 
 
@@ -205,8 +207,8 @@ def _one(name: str, value: float | None) -> Shown:
 
 
 def _by(name: str, rows: Mapping[_Row, float]) -> Shown:
-    """Return a metric with its samples in the order of their labels."""
-    return Shown(FAMILIES[name], tuple(Sample(k, v) for k, v in sorted(rows.items())))
+    """Return a metric with its values by labels. They are not sorted here: mostly they are only compared."""
+    return Shown(FAMILIES[name], cast("Mapping[Labels, float]", rows))
 
 
 def _by_one(name: str, rows: Mapping[str, float]) -> Shown:

@@ -21,7 +21,9 @@ from raywatch.model import Finding
 # node can ever satisfy.
 WaitingKind: TypeAlias = Literal["work", "group", "request", "infeasible"]
 Reason: TypeAlias = Literal["quota", "capacity", "denied", "throttled", "invalid", "other"]
-MAX_TYPES = 256  # node types whose last failure is remembered
+MAX_TYPES = (
+    128  # node types whose last failure is remembered; twice as many until they are looked through
+)
 _WORDS = 2000  # characters that are looked at
 # The first that fits. What clouds call them: errors of EC2, Google Compute Engine and Azure Resource Manager.
 _REASONS: tuple[tuple[Reason, re.Pattern[str]], ...] = (
@@ -68,23 +70,31 @@ def failed_launches(
     failures: Mapping[str, Failure], findings: Iterable[Finding]
 ) -> tuple[Mapping[str, Failure], list[Reason]]:
     """Return the last failed launch of each node type, and why those failed that are new: one may be told in several lines."""
-    before, reasons = failures, []
-    fresh: set[str] = set()  # failed since the call, and more lines may tell why
+    reasons: list[Reason] = []
+    fresh: dict[str, Failure] = {}  # failed since the call, and more lines may tell why
     for finding in findings:
         own = finding.evidence.component in AUTOSCALERS_OWN
         if not own or finding.class_id not in (CAPACITY, LAUNCH):
             continue
         after = with_failure(failures, finding)
-        changed = next((k for k, f in after.items() if failures.get(k) is not f), None)
-        if changed is not None and _is_new(failures.get(changed), finding.at):
-            reasons += [reason_of(failures[changed])] if changed in fresh else []
-            fresh.add(changed)
-        failures = after
-    if failures is before:
-        return before, []
+        changed = next(k for k, f in after.items() if failures.get(k) is not f)
+        if _is_new(failures.get(changed), finding.at):
+            reasons += [reason_of(fresh[changed])] if changed in fresh else []
+            fresh[changed] = after[changed]
+        elif changed in fresh:
+            fresh[changed] = after[changed]
+        failures = _newest(after) if len(after) > 2 * MAX_TYPES else after
+    return failures, [*reasons, *map(reason_of, fresh.values())]
+
+
+def _newest(failures: Mapping[str, Failure]) -> Mapping[str, Failure]:
     newest = sorted(failures.values(), key=lambda f: f.last_at)[-MAX_TYPES:]
-    reasons += [reason_of(failures[k]) for k in sorted(fresh)]
-    return {f.node_type: f for f in newest}, reasons
+    return {f.node_type: f for f in newest}
+
+
+def failures_at(times: Mapping[str, float]) -> dict[str, Failure]:
+    """Return failures of which only the node type and the time are known."""
+    return {name: Failure(name, "", "", "", at, at) for name, at in times.items()}
 
 
 def _is_new(known: Failure | None, at: float) -> bool:

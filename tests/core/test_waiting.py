@@ -70,7 +70,8 @@ def test_what_is_remembered_is_bounded():
     known, reasons = failed_launches({}, [refused(float(i), f"t{i}") for i in range(1000)])
 
     assert len(reasons) == 1000
-    assert sorted(known) == sorted(f"t{i}" for i in range(1000 - MAX_TYPES, 1000))
+    assert MAX_TYPES <= len(known) <= 2 * MAX_TYPES
+    assert {f"t{i}" for i in range(1000 - MAX_TYPES, 1000)} <= known.keys()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Who may read and write over HTTP."""
 
 import asyncio
+import gzip
 import io
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -58,6 +60,49 @@ def test_another_address_needs_the_token():
     assert ask(api(), "/metrics", Authorization="Bearer wrong") == 401
     assert ask(api(), "/metrics", Authorization="Bearer secret") == 200
     assert ask(api(open_reading=True), "/metrics") == 200
+
+
+@pytest.mark.parametrize(
+    ("accepted", "is_packed"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("", False),
+        ("gzip; q=0", False),
+        ("br", False),
+    ],
+)
+def test_metrics_are_packed_for_whom_takes_it(accepted, is_packed):
+    """And the format is the one that was asked for."""
+    asked: list[str] = []
+
+    def metrics(accept: str) -> tuple[bytes, str]:
+        asked.append(accept)
+        return b"a 1\n" * 100, "text/odd; version=7"
+
+    async def main() -> tuple[bytes, str | None, str]:
+        shown = replace(api(open_reading=True), metrics=metrics)
+        runner = await serve(make_app(shown), "127.0.0.1", 0)
+        headers = {"Accept": "text/odd", "Accept-Encoding": accepted}
+        try:
+            async with (
+                aiohttp.ClientSession(auto_decompress=False) as session,
+                session.get(
+                    f"http://127.0.0.1:{port_of(runner)}/metrics", headers=headers
+                ) as answer,
+            ):
+                how = answer.headers.get("Content-Encoding")
+                return await answer.read(), how, answer.headers["Content-Type"]
+        finally:
+            await runner.cleanup()
+
+    body, how, kind = asyncio.run(main())
+    assert (gzip.decompress(body) if is_packed else body) == b"a 1\n" * 100
+    assert (how, kind, asked) == (
+        "gzip" if is_packed else None,
+        "text/odd; version=7",
+        ["text/odd"],
+    )
 
 
 def test_an_empty_token_lets_nobody_in():
