@@ -323,12 +323,12 @@ def _complete_runbook(
 
 
 @cli.command()
-@click.argument("class_id", metavar="[CLASS]", default="", shell_complete=_complete_runbook)
-def runbook(class_id: str) -> int:
-    """Say what to do about a CLASS of failure; without one list the pages."""
+@click.argument("name", metavar="[CLASS|ALERT]", default="", shell_complete=_complete_runbook)
+def runbook(name: str) -> int:
+    """Say what to do about a CLASS of failure or an ALERT; without one list the pages."""
     from raywatch.runbooks import runbook_list, runbook_text
 
-    text = runbook_text(class_id).rstrip("\n") if class_id else runbook_list()
+    text = runbook_text(name).rstrip("\n") if name else runbook_list()
     if sys.stdout.isatty():
         click.echo_via_pager(text + "\n")
     else:

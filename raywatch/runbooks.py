@@ -1,9 +1,10 @@
-"""What to do about a class: the pages in runbooks/, one a class, named by it."""
+"""What to do: the pages in runbooks/, one a class, and those in runbooks/alerts/, one an alert, each named by it."""
 
 from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from pathlib import Path
 
 from raywatch.model import RaywatchError
 from raywatch.resources import resource_dir
@@ -15,35 +16,51 @@ class RunbookError(RaywatchError):
     """There is no such page."""
 
 
-def runbook_names() -> list[str]:
+def _pages(folder: str) -> dict[str, Path]:
+    return {page.stem: page for page in sorted((resource_dir("runbooks") / folder).glob("*.md"))}
+
+
+def class_runbooks() -> list[str]:
     """Return the classes that have a page, sorted."""
-    return sorted(page.stem for page in resource_dir("runbooks").glob("*.md"))
+    return list(_pages("."))
+
+
+def alert_runbooks() -> list[str]:
+    """Return the alerts that have a page, sorted."""
+    return list(_pages("alerts"))
+
+
+def runbook_names() -> list[str]:
+    """Return every class and every alert that has a page, classes first."""
+    return [*class_runbooks(), *alert_runbooks()]
 
 
 def runbook_text(name: str) -> str:
-    """Return the page of a class, as Markdown. Raises RunbookError with the nearest name."""
-    names = runbook_names()
-    if name not in names:  # the name is looked up and never made a path
-        near = get_close_matches(name, names, 1, 0.5)
+    """Return the page of a class or an alert, as Markdown. Raises RunbookError with the nearest name."""
+    pages = _pages(".") | _pages("alerts")
+    if name not in pages:  # the name is looked up and never made a path
+        near = get_close_matches(name, pages, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else "`raywatch runbook` lists them"
         raise RunbookError(f"no runbook {name}; {hint}")
-    return (resource_dir("runbooks") / f"{name}.md").read_text(encoding="utf-8")
+    return pages[name].read_text(encoding="utf-8")
 
 
 def runbook_list() -> str:
-    """Return every class that has a page with its title, a line each."""
-    titles = {name: runbook_text(name).partition("\n")[0] for name in runbook_names()}
-    return "\n".join(f"{n:28} {t.removeprefix(f'# {n}: ')}" for n, t in titles.items())
+    """Return every class and alert that has a page with its title, a line each."""
+    names = runbook_names()
+    width = max(map(len, names))
+    titles = {name: runbook_text(name).partition("\n")[0] for name in names}
+    return "\n".join(f"{n:{width}} {t.removeprefix(f'# {n}: ')}" for n, t in titles.items())
 
 
 def pointer(name: str) -> str:
     """Say how the page of a class is read; empty where it has none."""
-    return f"runbook: raywatch runbook {name}" if name in runbook_names() else ""
+    return f"runbook: raywatch runbook {name}" if name in class_runbooks() else ""
 
 
 def points(name: str, title: str) -> list[str]:
     """Return the points of a section of a class's page as plain text; none where there is no such page or section."""
-    if name not in runbook_names():
+    if name not in class_runbooks():
         return []
     _, _, rest = runbook_text(name).partition(f"\n## {title}\n")
     section = rest.partition("\n## ")[0]

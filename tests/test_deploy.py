@@ -14,6 +14,7 @@ import yaml
 from raywatch.cli import cli
 from raywatch.collect.kubernetes import Access, kinds
 from raywatch.config import LISTEN
+from tests.alerting import PROMETHEUS, RULES, RULES_AT, changed
 from tests.kubernetes import allowed_by
 
 if sys.version_info >= (3, 11):
@@ -26,7 +27,6 @@ DEPLOY = ROOT / "deploy"
 UNIT = (DEPLOY / "systemd" / "raywatch.service").read_text()
 RAYWATCH = Path(sys.executable).with_name("raywatch")
 CONTAINER = (DEPLOY / "container" / "Containerfile").read_text()
-PROMETHEUS = DEPLOY / "prometheus" / "prometheus.yml"
 
 
 def tool(*argv: str | Path) -> tuple[int, str]:
@@ -103,14 +103,16 @@ def test_the_unit_starts_what_raywatch_understands():
 
 
 def test_prometheus_accepts_its_configuration(tmp_path):
-    """Once Ray has written its file of targets, promtool has nothing to warn of."""
+    """Once Ray has written its file of targets, promtool has nothing to warn of; the rules are read with it."""
     found = tmp_path / "prom_metrics_service_discovery.json"
     found.write_text(json.dumps([{"labels": {"job": "ray"}, "targets": ["10.0.0.1:8080"]}]))
     path = tmp_path / "prometheus.yml"
-    path.write_text(PROMETHEUS.read_text().replace("/tmp/ray", str(tmp_path)))
+    here = {"/tmp/ray": str(tmp_path), RULES_AT: f"{ROOT}/rules/prometheus/"}
+    path.write_text(changed(PROMETHEUS.read_text(), here))
     code, said = tool("promtool", "check", "config", path)
 
     assert (code, "SUCCESS" in said, "WARNING" in said) == (0, True, False)
+    assert sum(map(int, re.findall(r"(\d+) rules found", said))) >= len(RULES) > 40
     path.write_text(path.read_text().replace("job_name: raywatch", "job_nam: raywatch"))
     assert tool("promtool", "check", "config", path)[0] != 0
 
@@ -170,8 +172,10 @@ def test_the_container_runs_the_daemon_and_is_not_root():
 
 @pytest.mark.parametrize("name", re.findall(r"deploy/[\w./-]+", (DEPLOY / "README.md").read_text()))
 def test_the_page_names_files_that_are_there(name):
-    """Each path in the README exists."""
-    assert (ROOT / name).is_file()
+    """Each path in the README exists, or is a secret, which git must not take."""
+    exists = (ROOT / name.rstrip(".")).exists()
+
+    assert exists != (tool("git", "-C", ROOT, "check-ignore", "--quiet", f"{name}/x")[0] == 0)
 
 
 def test_the_page_names_environment_that_is_read():
