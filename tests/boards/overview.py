@@ -11,7 +11,6 @@ from tests.boards.parts import (
     BAD,
     GREEN,
     GREY,
-    ORANGE,
     RED,
     YELLOW,
     YES_NO,
@@ -26,7 +25,6 @@ from tests.boards.runs import run_table, runs_that_are
 from tests.boards.words import LEVEL_TEXTS, STATUS_CODES, status_code
 
 NO_SESSION = "no session"
-NODE_COLOURS = {"alive": GREEN, "draining": ORANGE, "dead": RED}
 
 
 def _safe() -> list[Any]:
