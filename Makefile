@@ -12,7 +12,7 @@ ROUNDS ?= 10
 TESTERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-fast score chaos bench bench-quick healthy versions clean
+.PHONY: help demo check test test-fast score chaos bench bench-quick healthy versions dashboards pictures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,12 @@ healthy: $(VENV)/.installed $(VENV)/.peers ## long (an hour): a gigabyte of logs
 
 versions: $(VENV)/.installed ## beside other versions of Ray, each downloaded (minutes)
 	$(BIN)/python -m tests.bench.versions
+
+dashboards: $(VENV)/.installed ## write dashboards/*.json anew from tests/boards (Python 3.11)
+	$(BIN)/python -m tests.boards
+
+pictures: $(VENV)/.installed $(VENV)/.tools ## ten minutes: draw what the dashboards show of a daemon in trouble, for docs/dashboards.md
+	$(BIN)/python -m tests.boards.pictures
 
 clean: ## remove what was built
 	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,51 +1,42 @@
-"""The Grafana dashboards: their form, that they query what is exported, and what a real Prometheus says to that."""
+"""The Grafana dashboards: their form, that they query what is exported, and that a real Prometheus answers each panel."""
 
 import json
+import math
 import re
-import socketserver
 import subprocess
 import sys
-import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 import yaml
 
+from raywatch.families import FAMILIES
 from raywatch.resources import resource_dir
+from tests.boards.asking import Window, asked, filled, panels, values_of
+from tests.boards.trouble import DONE, LONE, stage
 from tests.daemons import until
-from tests.shell.test_metrics import VIEW, exposition
-from tests.shell.test_prometheus import prometheus
+from tests.shell.test_prometheus import Prometheus
 
 BOARDS = {p.name: json.loads(p.read_text()) for p in resource_dir("dashboards").glob("*.json")}
-EXPORTED = exposition(VIEW)
-SERIES = set(re.findall(r"^(raywatch_\w+)", EXPORTED, re.MULTILINE))
-# What Grafana puts in before it asks.
-_VALUES = {"$__rate_interval": "5m", "$__range": "1h", "$run": ".*"}
-# Nothing happens in a test: a filter for what is above 0 leaves nothing.
-QUIET = {"New Incidents by Class", "Restarts by Owner and Class"}
-
-
-def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
-    """All panels, those in closed rows too."""
-    return [q for p in board["panels"] for q in (p, *p.get("panels", []))]
-
-
-def asked(expr: str) -> str:
-    """A query as Prometheus gets it."""
-    for name, value in _VALUES.items():
-        expr = expr.replace(name, value)
-    return expr
+UIDS = {"raywatch-overview", "raywatch-incidents", "raywatch-runs", "raywatch-itself"}
+RAYS = {"rayDefaultDashboard", "rayTrainDashboard"}
+KINDS = {"stat", "timeseries", "bargauge", "state-timeline", "table", "row"}
+SERIES = {f.series for f in FAMILIES.values()} | {
+    f"{f.series}_{part}"
+    for f in FAMILIES.values()
+    if f.kind == "histogram"
+    for part in ("bucket", "count", "sum")
+}
+PAGE = Path(__file__).parent.parent / "docs" / "dashboards.md"
 
 
 def targets(board: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(panel, query) of a dashboard."""
-    return [(p["title"], t) for p in panels(board) for t in p.get("targets", [])]
+    """(panel, query) of a dashboard, annotations too."""
+    found = [(p["title"], t) for p in panels(board) for t in p["targets"]]
+    return [*found, *((a["name"], a) for a in board["annotations"]["list"])]
 
 
 QUERIES = [(name, title, t) for name, board in BOARDS.items() for title, t in targets(board)]
@@ -53,8 +44,11 @@ QUERIES = [(name, title, t) for name, board in BOARDS.items() for title, t in ta
 
 def faults(board: dict[str, Any]) -> list[str]:
     """What is wrong with a dashboard's form."""
-    ids = Counter(p["id"] for p in panels(board))
+    everything = [*panels(board), *(p for p in board["panels"] if p["type"] == "row")]
+    ids = Counter(p["id"] for p in everything)
     wrong = [f"id {n} twice" for n, count in ids.items() if count > 1]
+    titles = Counter(p["title"] for p in panels(board))
+    wrong += [f"{t}: title twice" for t, count in titles.items() if count > 1]
     names = {v["name"] for v in board["templating"]["list"]}
     for title, target in targets(board):
         used = set(re.findall(r"\$\{?(\w+)", target["expr"])) - {"__rate_interval", "__range"}
@@ -63,13 +57,28 @@ def faults(board: dict[str, Any]) -> list[str]:
         wrong += [f"{title}: not exported: {m}" for m in sorted(unknown)]
         if target["datasource"]["uid"] != "${datasource}":
             wrong.append(f"{title}: a data source of its own")
-    for panel in panels(board):
-        at = panel["gridPos"]
-        if at["x"] + at["w"] > 24:
-            wrong.append(f"{panel['title']}: too wide")
-        if panel["type"] != "row" and not panel.get("description"):
-            wrong.append(f"{panel['title']}: no description")
+        if "$Cluster" not in target["expr"]:
+            wrong.append(f"{title}: of every cluster")
+    wrong += [f"{p['title']}: {f}" for p in everything for f in faults_of(p)]
     return wrong + overlaps(board)
+
+
+def faults_of(panel: dict[str, Any]) -> list[str]:
+    """What is wrong with a panel by itself."""
+    at = panel["gridPos"]
+    wrong = ["too wide"] * (at["x"] + at["w"] > 24) + ["no such kind"] * (
+        panel["type"] not in KINDS
+    )
+    if panel["type"] == "row":
+        return wrong
+    field = panel["fieldConfig"]["defaults"]
+    wrong += ["no description"] * (not panel.get("description"))
+    wrong += ["no unit"] * (not field.get("unit"))
+    counted = all(t["expr"].endswith("or vector(0)") for t in panel["targets"])
+    wrong += ["nothing to say where nothing is"] * (not counted and not field.get("noValue"))
+    legends = all(t.get("legendFormat") for t in panel["targets"])
+    wrong += ["no legend"] * (panel["type"] not in ("stat", "table") and not legends)
+    return wrong
 
 
 def overlaps(board: dict[str, Any]) -> list[str]:
@@ -87,40 +96,115 @@ def overlaps(board: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_a_dashboard_is_whole(name):
-    """Ids are unique, it queries only what is exported, variables exist, nothing overlaps."""
+    """Ids and titles are unique, it queries only what is exported, variables exist, every panel explains itself."""
     assert faults(BOARDS[name]) == []
-
-
-def test_uids_are_unique_and_the_variables_are_the_usual_ones():
-    """What Grafana knows a dashboard by; `datasource` and `run` everywhere."""
-    assert Counter(b["uid"] for b in BOARDS.values()) == {"raywatch-overview": 1}
-    assert {v["name"] for b in BOARDS.values() for v in b["templating"]["list"]} == {
-        "datasource",
-        "run",
-    }
 
 
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ("raywatch_tail_lag_bytes", "raywatch_lag", "Tail Lag: not exported: raywatch_lag"),
+        (
+            "raywatch_tail_lag_bytes",
+            "raywatch_lag",
+            "Bytes Not Read Yet: not exported: raywatch_lag",
+        ),
         ('"id": 2,', '"id": 1,', "id 1 twice"),
-        ("(raywatch_tail_lag_bytes)", "($lag)", "Tail Lag: no variable lag"),
-        ('{"x": 12, "y": 72,', '{"x": 11, "y": 72,', "Versions: lies on Tick (99th Percentile)"),
-        ('{"x": 12, "y": 72,', '{"x": 13, "y": 72,', "Versions: too wide"),
+        (
+            'count(raywatch_source_up{ray_io_cluster=~\\"$Cluster\\"',
+            'count(up{job=\\"$Cluster$job\\"',
+            "Blind Sources: no variable job",
+        ),
+        (
+            'count(raywatch_source_up{ray_io_cluster=~\\"$Cluster\\"}',
+            "count(raywatch_source_up",
+            "Blind Sources: of every cluster",
+        ),
+        ('"title": "Open Incidents"', '"title": "Runs That Train"', "Runs That Train: title twice"),
+        (
+            '"noValue": "no checkpoint"',
+            '"noValue": ""',
+            "Oldest Checkpoint: nothing to say where nothing is",
+        ),
+        ('"type": "bargauge"', '"type": "graph"', "Incidents in the Range: no such kind"),
+        ('"w": 4, "x": 20,', '"w": 4, "x": 21,', "Blind Sources: too wide"),
+        ('"w": 4, "x": 20,', '"w": 4, "x": 19,', "Blind Sources: lies on Oldest Checkpoint"),
     ],
 )
 def test_a_wrong_dashboard_is_found(old, new, fault):
     """The checks can fail."""
-    text = json.dumps(BOARDS["overview.json"])
+    text = json.dumps(BOARDS["overview.json"], ensure_ascii=False)
     assert old in text
 
-    assert faults(json.loads(text.replace(old, new))) == [fault]
+    assert fault in faults(json.loads(text.replace(old, new)))
+
+
+if sys.version_info >= (3, 11):  # the SDK's oldest Python
+    from tests.boards import schema
+    from tests.boards.__main__ import MADE
+
+    def test_the_files_are_what_their_source_makes():
+        """Else: python -m tests.boards"""
+        assert {name: make() for name, make in MADE.items()} == BOARDS
+
+    @pytest.mark.parametrize("name", BOARDS)
+    def test_a_dashboard_is_valid(name):
+        """By the types of Grafana 11.6."""
+        assert schema.faults(BOARDS[name]) == []
+
+    @pytest.mark.parametrize(
+        ("old", "new", "fault"),
+        [
+            ('"refresh": "30s"', '"refreshes": "30s"', ".refreshes: not known"),
+            ('"graphMode": "none"', '"graphMode": "pie"', "'pie' is no BigValueGraphMode"),
+            ('"instant": true', '"instant": "yes"', "instant: 'yes' is no bool"),
+            ('"drawStyle": "line"', '"drawStyle": "dots"', "'dots' is no GraphDrawStyle"),
+            ('"schemaVersion": 41, ', "", ".schemaVersion: missing"),
+            ('"value": 1.0', '"value": "1"', "value: '1' is no float"),
+        ],
+    )
+    def test_an_invalid_dashboard_is_found(old, new, fault):
+        """An unknown key, a word of no enumeration, another type, something that is missing."""
+        text = json.dumps(BOARDS["overview.json"])
+        assert old in text
+
+        assert fault in schema.faults(json.loads(text.replace(old, new, 1)))[0]
+
+
+def test_uids_are_unique_and_the_variables_are_those_of_ray():
+    """What Grafana knows a dashboard by; Ray's names, so that a link between them carries what was chosen."""
+    common = ["datasource", "Cluster"]
+    names = {b["uid"]: [v["name"] for v in b["templating"]["list"]] for b in BOARDS.values()}
+
+    assert names == {
+        "raywatch-overview": [*common, "SessionName", "runbooks"],
+        "raywatch-incidents": [*common, "SessionName", "runbooks"],
+        "raywatch-runs": [*common, "SessionName", "run", "runbooks"],
+        "raywatch-itself": [*common, "Instance", "runbooks"],
+    }
+    asked_anew = {
+        v["refresh"]
+        for b in BOARDS.values()
+        for v in b["templating"]["list"]
+        if v["type"] == "query"
+    }
+    assert asked_anew == {2}  # on a change of the time range
+
+
+def test_links_lead_to_what_is_there():
+    """To the other three, to Ray's own by the uids that Ray gives them, and from a class to its page."""
+    for board in BOARDS.values():
+        urls = [x["url"] for x in board["links"]]
+        known = UIDS - {board["uid"]} | (RAYS if board["uid"] != "raywatch-itself" else set())
+        assert sorted(urls) == sorted([*(f"/d/{u}" for u in known), "${runbooks:raw}"])
+        inner = re.findall(r'"url": "(/d/[\w-]+|[^?"]+\.md)', json.dumps(board["panels"]))
+        pages = {u for u in inner if u.endswith(".md")}
+        assert set(inner) - pages <= {f"/d/{u}" for u in UIDS}
+        assert {re.sub(r"\$\{__\w+[\w.]*\}", "X", u) for u in pages} <= {"${runbooks:raw}/X.md"}
 
 
 def promtool(folder: Path, queries: list[str]) -> tuple[int, str]:
     """What Prometheus' own parser says of queries, written as rules."""
-    rules = [{"record": f"q{i}", "expr": asked(q)} for i, q in enumerate(queries)]
+    rules = [{"record": f"q{i}", "expr": filled(q)} for i, q in enumerate(queries)]
     path = folder / "rules.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
     done = subprocess.run(
@@ -134,52 +218,105 @@ def test_every_query_parses(tmp_path):
     code, said = promtool(tmp_path, [t["expr"] for _, _, t in QUERIES])
 
     assert (code, f"{len(QUERIES)} rules found" in said) == (0, True)
-    assert promtool(tmp_path, ["sum by (class (x)"])[0] == 1
+    assert promtool(tmp_path, ["sum by (class (x"])[0] == 1
 
 
-class _Exposition(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/plain; version=0.0.4")
-        self.end_headers()
-        self.wfile.write(EXPORTED.encode())
+def test_the_page_counts_them():
+    """Panels and queries of each, as docs/dashboards.md has them; annotations are not counted."""
+    rows = re.findall(r"^\| \[(\w+\.json)\].*\| (\d+) \| (\d+) \|$", PAGE.read_text(), re.MULTILINE)
+    counts = {
+        name: (len(panels(b)), sum(len(p["targets"]) for p in panels(b)))
+        for name, b in BOARDS.items()
+    }
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+    assert {name: (int(p), int(q)) for name, p, q in rows} == counts
+    pictures = {p.stem for p in (PAGE.parent / "dashboards").glob("*.png")}
+    assert pictures == {Path(name).stem for name in BOARDS}
 
 
-@contextmanager
-def exporter() -> Iterator[str]:
-    """Serve the exposition; yields HOST:PORT."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Exposition) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+def dark(
+    server: Prometheus, board: dict[str, Any], window: Window, **chosen: str
+) -> tuple[set[str], list[str]]:
+    """Panels and annotations without a number, and series that lack what their legend names."""
+    empty, nameless = set(), []
+    marks = [{"title": a["name"], "targets": [a]} for a in board["annotations"]["list"]]
+    for panel in [*panels(board), *marks]:
+        rows = [
+            (t.get("legendFormat") or "", labels, points)
+            for t in panel["targets"]
+            for labels, points in asked(server, t, window, chosen)
+        ]
+        if all(math.isnan(value) for _, _, points in rows for _, value in points):
+            empty.add(panel["title"])
+        nameless += [
+            f"{panel['title']}: no {name}"
+            for legend, labels, _ in rows
+            for name in sorted(set(re.findall(r"\{\{(\w+)\}\}", legend)) - labels.keys())
+        ]
+    return empty, nameless
+
+
+# What comes last in the play, and may come late on a busy machine.
+LAST = (
+    "raywatch_lost_work_seconds_total > 0",
+    "raywatch_ring_breaks_total > 0",
+    'raywatch_run_restarts_total{owner="ray_train"} > 0',
+    'raywatch_recovery_seconds_count{phase="first_step"} > 0',
+)
 
 
 @pytest.mark.slow
-def test_a_real_prometheus_answers_every_query_with_the_labels_that_are_shown(tmp_path):
-    """Each panel shows something of a cluster where something is, under a legend that has its labels."""
-    with exporter() as target, prometheus(tmp_path / "prometheus", target) as server:
-        count = "count_over_time(raywatch_tail_files[1m])"
-        until(lambda: [v >= 4 for _, v in server.query(count)] == [True], 30, "some scrapes")
-        empty = set()
-        for _, title, asks in QUERIES:
-            body = server.ask("/api/v1/query?query=" + quote(asked(asks["expr"])))
-            rows = json.loads(body or b"{}")["data"]["result"]
-            legend = set(re.findall(r"\{\{(\w+)\}\}", asks["legendFormat"]))
-            assert [r for r in rows if not legend <= r["metric"].keys()] == [], title
-            empty |= {title} if not rows else set()
+def test_every_panel_shows_something_of_a_daemon_in_trouble(tmp_path):
+    """Real logs of real failures, jobs that fail, a resume: no panel is empty; all of it stays in sight afterwards."""
+    with stage(tmp_path, hasty=True) as played:
+        server, begin = played.server, time.time()
+        played.play(45)
+        until(lambda: all(server.query(q) for q in LAST), 30, "all of it is counted")
+        time.sleep(2)  # a few scrapes more
+        window = Window(begin, time.time())
+        found = {name: dark(server, board, window) for name, board in BOARDS.items()}
+        elsewhere = {
+            name: dark(server, board, window, Cluster="elsewhere")[0]
+            for name, board in BOARDS.items()
+        }
+        another = dark(server, BOARDS["runs.json"], window, SessionName="another")[0]
+        variables = {
+            v["name"]: values_of(server, v, window)
+            for board in BOARDS.values()
+            for v in board["templating"]["list"]
+            if v["type"] == "query"
+        }
+        played.daemon.kill()
+        later = Window(begin, time.time() + 400)  # its series went stale
+        (table,) = [p for p in panels(BOARDS["runs.json"]) if p["title"] == "Runs of the Range"]
+        rows = asked(server, table["targets"][0], later)
+        now = asked(server, {"expr": "raywatch_run_status", "instant": True}, later)
 
-        assert empty == QUIET
+    assert found == {name: (set(), []) for name in BOARDS}
+    assert elsewhere == {name: filtered(board) for name, board in BOARDS.items()}
+    assert another == filtered(BOARDS["runs.json"])
+    assert variables["Cluster"] == ["lab"]
+    assert variables["SessionName"] == [played.logs.parent.name]
+    assert {"loop", LONE, DONE} < set(variables["run"])
+    kept = {labels["run"]: labels["status"] for labels, _ in rows}
+    assert (kept["loop"], kept[LONE], kept[DONE]) == ("running", "failed", "finished")
+    assert now == []
+
+
+def filtered(board: dict[str, Any]) -> set[str]:
+    """What has no number where nothing is chosen: all but what counts to 0."""
+    counts = {p["title"] for p in panels(board) if p["targets"][0]["expr"].endswith("vector(0)")}
+    marks = {a["name"] for a in board["annotations"]["list"]}
+    return {p["title"] for p in panels(board)} - counts | marks
 
 
 def test_dashboards_are_exported_to_a_new_folder(tmp_path):
-    """`raywatch dashboards export DIR`; a folder that is there stays as it is."""
+    """`raywatch dashboards export DIR`: all of them and nothing else; a folder that is there stays as it is."""
     argv = [sys.executable, "-m", "raywatch", "dashboards", "export", str(tmp_path / "out")]
     first = subprocess.run(argv, capture_output=True, check=False)
     second = subprocess.run(argv, capture_output=True, text=True, check=False)
 
     assert (first.returncode, first.stdout, first.stderr) == (0, b"", b"")
-    assert json.loads((tmp_path / "out" / "overview.json").read_text()) == BOARDS["overview.json"]
+    exported = {p.name: json.loads(p.read_text()) for p in (tmp_path / "out").iterdir()}
+    assert exported == BOARDS
     assert (second.returncode, "exists" in second.stderr) == (2, True)

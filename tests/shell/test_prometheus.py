@@ -50,13 +50,15 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str, *flags: str) -> Iterator[Prometheus]:
+def prometheus(
+    folder: Path, target: str, *flags: str, config: str = CONFIG
+) -> Iterator[Prometheus]:
     """Start the server; one that is missing fails, it does not skip."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     folder.mkdir()
-    (folder / "prometheus.yml").write_text(CONFIG % target)
+    (folder / "prometheus.yml").write_text(config % target)
     argv = [
         "prometheus",
         f"--config.file={folder}/prometheus.yml",
