@@ -205,6 +205,7 @@ class Counting:
         """Return the part of the metrics that is about runs and actions. `answers`: what is done about notices."""
         tally, labels = self._tally, self._tally.labels
         restarts, breaks = expected(tally, runs, incidents, self._classes)
+        losses = {r: {_pair(w)[1]: 0.0 for w in row} for r, row in restarts.items()}
         return WorkView(
             runs=self._rows.of(runs, ledger, tally),
             actions=self._actions(),
@@ -213,7 +214,7 @@ class Counting:
                 (run, *_pair(what)): count
                 for (run, what), count in _labelled(tally.restarts, restarts, runs, labels).items()
             },
-            lost_s=_labelled(tally.lost_s, {}, runs, labels),
+            lost_s=_labelled(tally.lost_s, losses, runs, labels),
             phases={p: _plain(tally.phases.get(p, Phase())) for p in PHASES},
             bounds_s=BOUNDS_S,
             hooks_running=_running(ledger.values(), answers),
