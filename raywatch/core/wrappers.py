@@ -22,7 +22,8 @@ _MOST = 0.6  # of the lines have a layer that is one
 _DEEP = 4  # layers in one another
 _ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)"
 _BSD = r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)?"
-_UNIT = r"[\w.-]+ [\w.@/()-]{1,80}(?:\[\d+\])?: "
+# A host and a program, not a level and a module (Rust's tracing).
+_UNIT = r"(?!(?:ERROR|DEBUG|TRACE|FATAL) )[\w.-]+ [\w.@/()-]{1,80}(?:\[\d+\])?: "
 
 
 class _Layer(NamedTuple):

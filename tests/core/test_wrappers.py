@@ -70,6 +70,13 @@ def test_layers_are_taken_off(text, at):
     assert read(text) == (TRACE, pytest.approx(at) if at else None)
 
 
+def test_a_level_is_no_host():
+    """What Rust's tracing writes behind its time is the record's own head."""
+    head = "ERROR text_generation_launcher: Shard 0 crashed"
+
+    assert read(f"2026-11-23T07:09:03.500000Z {head}") == (head, pytest.approx(AT))
+
+
 @pytest.mark.parametrize(
     "before",
     ["> 2026-11-23T07:09:03.5Z stderr F ", "[pod/a/b] 2026-11-23T07:09:03.5Z ", "    > "],
