@@ -28,7 +28,7 @@ _BOMS = (
 _UNUSUAL = re.compile(
     rb"\r(?!\n)|\x1b|&(?:gt|lt|quot|amp|apos|nbsp|#)|\xc2\xa0|\xe2\x80\x8b|\[\d{1,2}m|(?:it/s|s/it|B/s)[^\n\]]{0,200}\][^\n]"
     rb"|(?:ERROR|INFO|WARNING|CRITICAL) \d\d-\d\d \d\d:|File \\\"|Traceback \(most recent call last\):(?:[ \t]*[^\s]|\\n)"
-    rb"|[^\s|+][^\n]{0,400} Traceback \(most|^```",
+    rb"|[^\s|+][^\n]{0,400} Traceback \(most|^```| - \[rank\d",
     re.MULTILINE,
 )
 

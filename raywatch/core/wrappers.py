@@ -22,7 +22,8 @@ _MOST = 0.6  # of the lines have a layer that is one
 _DEEP = 4  # layers in one another
 _ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)"
 _BSD = r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)?"
-_UNIT = r"[\w.-]+ [\w.@/()-]{1,80}(?:\[\d+\])?: "
+# A host and a program, not a level and a module (Rust's tracing).
+_UNIT = r"(?!(?:ERROR|DEBUG|TRACE|FATAL) )[\w.-]+ [\w.@/()-]{1,80}(?:\[\d+\])?: "
 
 
 class _Layer(NamedTuple):
@@ -43,6 +44,10 @@ _LAYERS = tuple(
         (rf"(?P<at>{_ISO}) std(?:out|err) (?P<tag>[FP])(?: |$)", _MOST),  # Kubernetes' CRI
         (r"\[pod/(?P<who>[\w./-]+)\] ?", _MOST),  # kubectl logs --prefix
         (r"(?P<who>[A-Za-z][\w.-]*[-_]\d+) +\| ?", _MOST),  # docker compose
+        (
+            r"(?P<who>[A-Za-z][\w.-]*[-_]\d+|\d{1,3}(?:\.\d{1,3}){3}): ",
+            0.9,
+        ),  # pdsh (DeepSpeed), pssh
         (
             r"[^\t\n]{1,200}\t[^\t\n]{1,200}\t(?=\ufeff?\d{4}-\d\d-\d\dT)",
             _MOST,
@@ -75,6 +80,10 @@ _LOGGER = re.compile(
     r"(?:$| (?=\s|Traceback|During handling|The above exception|(?:[\w.]+(?:Error|Exception)\b)))"
 )
 _BEFORE_LOGGER = re.compile(r"[\w ()=,.:\[\]-]*$")
+# A logger that relays what a rank printed.
+_RELAYED = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - [\w.-]{1,80} - [A-Z]{4,8} - (?=\[rank\d{1,6}\]: )"
+)
 _ENTITY = re.compile(r"&(?:gt|lt|quot|amp|apos|nbsp|#x?[0-9a-fA-F]{1,6});")
 # Colours, also those whose escape character was lost on the way.
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|(?<!\w)\[\d{1,2}(?:;\d{1,3}){0,4}m|\[0m")
@@ -149,7 +158,8 @@ class Wrapping:
             at = at or _time_of(found)
             goes_on = goes_on or found.get("tag") == "P"
             if found.get("who") and self._several:
-                marks += f"({found['who'].replace('/', '.')}) "
+                who = found["who"].replace("/", ".")
+                marks += f"(host, ip={who}) " if who[0].isdigit() else f"({who}) "
             if found.get("mark"):
                 marks += f"[rank{found['mark']}]: "
         texts = _unfolded(_plain(line))
@@ -224,6 +234,9 @@ def _plain(line: str) -> str:
     logger = _LOGGER.search(line, 0, 120)
     if logger and _BEFORE_LOGGER.match(line[: logger.start()]):
         line = line[: logger.start()] + line[logger.end() :]
+    relayed = _RELAYED.match(line) if "- [rank" in line else None
+    if relayed:
+        line = line[relayed.end() :]
     return "" if _FENCE.match(line) else line
 
 

@@ -315,6 +315,9 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory(prefix="raywatch-bench-", dir=given.work) as folder:
         bench = Bench(Path(folder), given.size, given.rounds, Report(given.harder))
+        empty = Path(folder, "empty")
+        empty.mkdir()
+        cost_of(bench.scan(empty))  # compiles the signatures, if nobody did
         for name in given.parts or PARTS:
             PARTS[name](bench)
     return bench.report.end()

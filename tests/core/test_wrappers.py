@@ -34,6 +34,8 @@ def each(before):
         (each("2026-11-23T09:09:03.5+02:00 stderr F "), AT),
         (each("[pod/ray-head-0/ray-head] "), None),
         (each("ray-head-1  | "), None),
+        (each("worker-1: "), None),
+        (each("10.0.0.2: "), None),
         (each("Nov 23 07:09:03 node-7 ray[4711]: "), None),
         (each("2026-11-23T07:09:03.5+0000 node-7 ray[4711]: "), AT),
         (each("<165>1 2026-11-23T07:09:03.5Z node-7 ray 4711 - - "), AT),
@@ -68,6 +70,13 @@ def test_layers_are_taken_off(text, at):
     assert read(text) == (TRACE, pytest.approx(at) if at else None)
 
 
+def test_a_level_is_no_host():
+    """What Rust's tracing writes behind its time is the record's own head."""
+    head = "ERROR text_generation_launcher: Shard 0 crashed"
+
+    assert read(f"2026-11-23T07:09:03.500000Z {head}") == (head, pytest.approx(AT))
+
+
 @pytest.mark.parametrize(
     "before",
     ["> 2026-11-23T07:09:03.5Z stderr F ", "[pod/a/b] 2026-11-23T07:09:03.5Z ", "    > "],
@@ -100,6 +109,8 @@ def test_the_kernels_ways_to_date(text, said):
         ("0: ", "1: ", ("[rank0]: ", "[rank1]: ")),
         ("head-1    | ", "worker-1  | ", ("(head-1) ", "(worker-1) ")),
         ("[pod/a/ray] ", "[pod/b/ray] ", ("(a.ray) ", "(b.ray) ")),
+        ("worker-0: ", "worker-1: ", ("(worker-0) ", "(worker-1) ")),
+        ("10.0.0.2: ", "10.0.0.3: ", ("(host, ip=10.0.0.2) ", "(host, ip=10.0.0.3) ")),
     ],
 )
 def test_who_wrote_a_line_stays_known(one, two, marks):
@@ -138,6 +149,11 @@ def test_who_wrote_a_line_stays_known(one, two, marks):
             "ERROR 03-29 12:59:53 [core.py:9] failed: Traceback (most recent call last):",
             ["ERROR 03-29 12:59:53 [core.py:9] failed:", "Traceback (most recent call last):"],
         ),
+        (
+            "2025-10-31 03:11:02,475 - SimpleTuner - INFO - [rank7]: AssertionError",
+            ["[rank7]: AssertionError"],
+        ),
+        ("2025-10-31 03:11:02,475 - SimpleTuner - INFO - rank 7 failed", None),
         ("[36m(A pid=1)[0m step", ["(A pid=1) step"]),
         ("```python", [""]),
         ('{"message": "Traceback (most recent call last):\\n  File \\"a\\""}', None),
