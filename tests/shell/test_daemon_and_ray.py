@@ -112,5 +112,5 @@ def test_a_train_api_that_is_off_is_shown_and_is_no_source_that_is_down(
     assert (train["state"], "RAY_TRAIN_ENABLE_STATE_TRACKING" in train["detail"]) == ("off", True)
     assert (actors["state"], actors["detail"]) == ("up", "truncated: 1 of 23000")
     assert 'raywatch_source_up{source="actors"} 1.0' in metrics
-    assert 'source="train"' not in metrics
+    assert 'raywatch_source_up{source="train"' not in metrics
     assert healthy == 200
