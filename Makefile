@@ -59,7 +59,7 @@ $(VENV)/.peers: tests/tools/bench-install | $(VENV)/.installed
 
 # Processor time and latency want a machine that does nothing else.
 bench: $(VENV)/.installed $(VENV)/.peers ## long (an hour, 6 GB of disk): how fast, how late, how heavy, beside other tools and goals
-	@status=0; for part in engines live scale latency idle; do $(BIN)/python -m tests.bench.$$part || status=1; done; exit $$status
+	@status=0; for part in engines live scale latency idle exposition; do $(BIN)/python -m tests.bench.$$part || status=1; done; exit $$status
 
 bench-quick: $(VENV)/.installed $(VENV)/.peers ## minutes: the same of little, where start-up weighs more than it should
 	@status=0; $(BIN)/python -m tests.bench.engines --size 50M --rounds 3 || status=1; \
