@@ -72,7 +72,7 @@ def test_no_session_is_a_failure(tmp_path):
 
 
 def test_logs_without_a_raylet_and_exported_events_are_told(tmp_path):
-    """What is in the folder is not of a node that runs here."""
+    """What is in the folder is not of a node that runs here, exported events neither."""
     logs = make_session(tmp_path)
     (logs / "gcs_server.out").write_text("x\n")
     (logs / "export_events").mkdir()
@@ -81,7 +81,10 @@ def test_logs_without_a_raylet_and_exported_events_are_told(tmp_path):
     (logs / "export_events" / "event_EXPORT_NODE.log").write_text("{}\n")
     _, read, events, _ = session_checks(Config(temp_dir=tmp_path), {})
 
-    assert (read.verdict, read.fact) == ("warn", "no log of a raylet among 1 files: 1 gcs")
+    assert (read.verdict, read.fact) == (
+        "warn",
+        "no log of a raylet among 3 files: 2 export, 1 gcs",
+    )
     assert empty.fact.startswith("off")
     assert events.fact == f"on: 1 files in {logs.resolve() / 'export_events'}"
 
