@@ -12,7 +12,7 @@ ROUNDS ?= 10
 TESTERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-fast score chaos bench bench-quick healthy versions dashboards pictures clean
+.PHONY: help demo check test test-long test-fast score chaos bench bench-quick healthy versions dashboards pictures clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,11 +38,14 @@ check: $(VENV)/.installed ## format, lint, types, laws of the house
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_architecture.py
 
-test: $(VENV)/.installed $(VENV)/.tools ## all tests
-	$(BIN)/pytest -q -n $(TESTERS)
+test: $(VENV)/.installed $(VENV)/.tools ## all tests but those that take minutes
+	$(BIN)/pytest -q -n $(TESTERS) -m 'not long'
+
+test-long: $(VENV)/.installed $(VENV)/.tools ## those that take minutes: real clusters beside Prometheus and Alertmanager
+	$(BIN)/pytest -q -m long
 
 test-fast: $(VENV)/.installed ## without Ray clusters and slow parts
-	$(BIN)/pytest -q -m 'not ray and not slow'
+	$(BIN)/pytest -q -m 'not ray and not slow and not long'
 
 score: $(VENV)/.installed ## what a scan says of a corpus of real failures (CORPUS=...), and explain of held-out logs (HELDOUT=...)
 	@status=0; $(BIN)/python -m tests.bench.score $(CORPUS) || status=1; \

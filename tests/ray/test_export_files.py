@@ -16,7 +16,7 @@ from raywatch.scan import scan_paths
 from tests.daemons import DaemonProcess, until
 from tests.ray.cluster import start_head
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 VICTIM = """
 import os, sys, time, ray
 ray.init(address=sys.argv[1], log_to_driver=False)

@@ -36,7 +36,7 @@ from tests.alerting import (
 from tests.daemons import DaemonProcess, until
 from tests.ray.cluster import start_head
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
 # `for` of 1, 2 and 3 minutes is 12, 24 and 36 s, 30 s of group_wait are 6. No faster: Ray takes 14 s of its own to know a
 # raylet dead, and a page that came before that could not name it.
 TIMES = 5
