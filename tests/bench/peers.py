@@ -80,7 +80,14 @@ def plain(pattern: str) -> str:
 
 def write_patterns(path: Path, ruleset: Ruleset) -> None:
     """Write the expressions of all signatures for `rg -f`, one a line."""
-    path.write_text("".join(f"{plain(p)}\n" for s in ruleset.signatures for p in s.any))
+    path.write_text("".join(f"{_bytewise(plain(p))}\n" for s in ruleset.signatures for p in s.any))
+
+
+def _bytewise(expression: str) -> str:
+    """What is no ASCII as bytes: ripgrep refuses it under --no-unicode. Such characters stand in no class."""
+    return "".join(
+        c if c.isascii() else "".join(rf"\x{b:02x}" for b in c.encode()) for c in expression
+    )
 
 
 def write_program(path: Path, ruleset: Ruleset) -> None:
