@@ -12,6 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from raywatch.httpbody import weights
 from raywatch.metrics import RaywatchCollector, Shown, metric
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -62,15 +63,6 @@ def _written(kind: str, families: Collector) -> bytes:
 
 def wants_openmetrics(accept: str) -> bool:
     """Say whether a request asks for OpenMetrics rather than for plain text."""
-    best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
-    for part in accept.split(","):
-        name, *given = (p.strip() for p in part.split(";"))
-        weights = [p[2:] for p in given if p.startswith("q=")]
-        try:
-            weight = float(weights[0]) if weights else 1.0
-        except ValueError:
-            weight = 0.0
-        if name in best:
-            best[name] = max(best[name], weight)
-    mine, plain = best.values()
-    return mine > 0 and mine >= plain
+    wanted = weights(accept)
+    mine = wanted.get("application/openmetrics-text", 0.0)
+    return mine > 0 and mine >= wanted.get("text/plain", 0.0)

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeAlias
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from raywatch.httpbody import weights
 from raywatch.model import RaywatchError
 
 MAX_WAIT_S = 30.0
@@ -152,15 +153,10 @@ async def _index(_request: web.Request) -> web.Response:
 async def _metrics(api: Api, request: web.Request) -> web.Response:
     body, kind = api.metrics(request.headers.get("Accept", ""))
     headers = {"Content-Type": kind}
-    if _takes_gzip(request.headers.get("Accept-Encoding", "")):
+    if weights(request.headers.get("Accept-Encoding", "")).get("gzip", 0.0) > 0:
         body = gzip.compress(body, GZIP_LEVEL, mtime=0)  # it lets go of the interpreter meanwhile
         headers["Content-Encoding"] = "gzip"
     return web.Response(body=body, headers=headers)
-
-
-def _takes_gzip(accepted: str) -> bool:
-    named = [p.replace(" ", "").lower().partition(";") for p in accepted.split(",")]
-    return any(name == "gzip" and weight not in ("q=0", "q=0.0") for name, _, weight in named)
 
 
 async def _health(api: Api, _request: web.Request) -> web.Response:
