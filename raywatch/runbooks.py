@@ -20,6 +20,10 @@ def _pages(folder: str) -> dict[str, Path]:
     return {page.stem: page for page in sorted((resource_dir("runbooks") / folder).glob("*.md"))}
 
 
+def _all_pages() -> dict[str, Path]:
+    return _pages(".") | _pages("alerts")
+
+
 def class_runbooks() -> list[str]:
     """Return the classes that have a page, sorted."""
     return list(_pages("."))
@@ -32,12 +36,12 @@ def alert_runbooks() -> list[str]:
 
 def runbook_names() -> list[str]:
     """Return every class and every alert that has a page, classes first."""
-    return [*class_runbooks(), *alert_runbooks()]
+    return list(_all_pages())
 
 
 def runbook_text(name: str) -> str:
     """Return the page of a class or an alert, as Markdown. Raises RunbookError with the nearest name."""
-    pages = _pages(".") | _pages("alerts")
+    pages = _all_pages()
     if name not in pages:  # the name is looked up and never made a path
         near = get_close_matches(name, pages, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else "`raywatch runbook` lists them"
@@ -47,9 +51,10 @@ def runbook_text(name: str) -> str:
 
 def runbook_list() -> str:
     """Return every class and alert that has a page with its title, a line each."""
-    names = runbook_names()
-    width = max(map(len, names))
-    titles = {name: runbook_text(name).partition("\n")[0] for name in names}
+    pages = _all_pages()
+    width = max(map(len, pages))
+    texts = {name: page.read_text(encoding="utf-8") for name, page in pages.items()}
+    titles = {name: text.partition("\n")[0] for name, text in texts.items()}
     return "\n".join(f"{n:{width}} {t.removeprefix(f'# {n}: ')}" for n, t in titles.items())
 
 
@@ -60,9 +65,9 @@ def pointer(name: str) -> str:
 
 def points(name: str, title: str) -> list[str]:
     """Return the points of a section of a class's page as plain text; none where there is no such page or section."""
-    if name not in class_runbooks():
-        return []
-    _, _, rest = runbook_text(name).partition(f"\n## {title}\n")
+    page = _pages(".").get(name)
+    text = page.read_text(encoding="utf-8") if page is not None else ""
+    _, _, rest = text.partition(f"\n## {title}\n")
     section = rest.partition("\n## ")[0]
     return [_plain(p) for p in section.lstrip("- ").split("\n- ")] if section.strip() else []
 
