@@ -16,9 +16,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from raywatch.families import FAMILIES, TICK_BUCKETS, Family
-from raywatch.model import Component
+from raywatch.model import UNEXPLAINED, Component
 
-UNEXPLAINED = "unknown_failure"
 Labels: TypeAlias = tuple[str, ...]
 _Row = TypeVar("_Row", bound=Labels)
 

@@ -59,6 +59,9 @@ class Trust(IntEnum):
     NOTICE = 7  # drain or cloud notice
 
 
+UNEXPLAINED = "unknown_failure"  # the class of what looks like an error and no signature explains
+
+
 @dataclass(frozen=True, slots=True)
 class FailureClass:
     """One entry of rules/taxonomy.yaml."""
@@ -352,6 +355,12 @@ class Attempt:
 RunStatus: TypeAlias = Literal[
     "unknown", "pending", "running", "restarting", "failed", "stopped", "finished"
 ]
+# Those in which nothing trains any more, whatever comes next.
+OVER: tuple[Literal["failed"], Literal["stopped"], Literal["finished"]] = (
+    "failed",
+    "stopped",
+    "finished",
+)
 
 
 @dataclass(frozen=True, slots=True)

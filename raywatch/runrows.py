@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, get_args
 
 from raywatch.core.lineage import Life
-from raywatch.core.relevance import counted, history_of, speaks_of
+from raywatch.core.relevance import attempts_used, history_of, speaks_of
 from raywatch.core.restarts import Owner, next_restart
 from raywatch.core.runs import Runs
-from raywatch.core.standing import forgotten_attempts
 from raywatch.core.tally import Tally, interval_s
 from raywatch.metrics import RunRow
-from raywatch.model import Action, ResumeRule, Run, RunStatus
+from raywatch.model import OVER, Action, ResumeRule, Run, RunStatus
 
 SLACK_S = 1.0  # between the clocks of a job and of its worker group
 BUDGETS = ("failures", "preemptions", "raywatch")  # two of Ray Train's, and that of a [[resume]]
-_OVER = ("failed", "stopped", "finished")
 _DONE = ("stopped", "finished")
 _ACTING = ("approve", "auto")
 
@@ -69,7 +67,7 @@ class RunRows:
         runs: Runs,
         ledger: Mapping[str, Action],
     ) -> RunRow:
-        over = run.status in _OVER
+        over = run.status in OVER
         size = run.world_sizes[-1] if run.world_sizes else None
         found = run.checkpoint
         saved = found.at if found is not None and found.whole else None
@@ -108,8 +106,7 @@ class RunRows:
         }
         rule = next((r for r in self._rules if speaks_of(r, run)), None)
         if rule is not None and rule.mode in _ACTING:
-            past = history_of(run, runs, ledger)
-            used = counted(past) + forgotten_attempts(run, len(past))
+            used = attempts_used(run, history_of(run, runs, ledger))
             found[ours] = (rule.max_attempts, used)
         return found
 

@@ -19,7 +19,7 @@ from raywatch.core.samples import fired
 from raywatch.core.signature_files import parse_signatures
 from raywatch.core.signatures import Ruleset, Signature, SignatureError
 from raywatch.core.templates import REST, VARIABLE, Template, apart, grouped
-from raywatch.model import Chunk, FileId, Finding, Record, Source
+from raywatch.model import UNEXPLAINED, Chunk, FileId, Finding, Record, Source
 from raywatch.pipeline import Engine, load_engine
 from raywatch.reading import examine_stream
 from raywatch.terminal import safe
@@ -153,7 +153,7 @@ def _draft(engine: Engine, template: Template, taken: set[str]) -> str:
     lines = dict.fromkeys((template.first.text[:_TEXT], template.last.text[:_TEXT]))
     row = {
         "id": name,
-        "class": "unknown_failure",
+        "class": UNEXPLAINED,
         "title": " ".join(words),
         "maturity": "trial",
         "where": {"component": [_component(template)]},

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from raywatch.core.lineage import MAX_ATTEMPTS, Runs
 from raywatch.core.standing import SLACK_S, runs_hurt
-from raywatch.model import Attempt, AttemptStatus, FailureClass, Incident, Run
+from raywatch.model import OVER, Attempt, AttemptStatus, FailureClass, Incident, Run
 from raywatch.observations import JobSeen, TrainRunSeen
 
 MAX_WHY = 200  # characters
@@ -57,7 +57,7 @@ def with_job(run: Run, seen: JobSeen) -> Run:
         return run
     # A plain driver's job SUCCEEDED after a raise too: what the run is says more.
     status: AttemptStatus = "ended"
-    if run.status in ("failed", "stopped", "finished"):
+    if run.status in OVER:
         status = run.status
     return ended(run, seen.ended_at or seen.at, status, seen.message)
 

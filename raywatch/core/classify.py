@@ -10,6 +10,7 @@ from raywatch.core.causes import Cause, innermost
 from raywatch.core.prefixes import STREAM
 from raywatch.core.signatures import Ruleset, Signature
 from raywatch.model import (
+    UNEXPLAINED,
     Component,
     Entity,
     Evidence,
@@ -24,7 +25,6 @@ from raywatch.model import (
 
 # They explain a record only where no other signature does.
 GENERIC = frozenset(["python-exception", "exception-line"])
-UNKNOWN = "unknown_failure"  # its signatures speak only where no other does, be it of a fact
 # What a class proves when its signature does not say: DESIGN.md, "Root before symptom".
 _TRUST_OF_GROUP: Mapping[str, Trust] = {
     "preemption": Trust.NOTICE,
@@ -112,7 +112,7 @@ def classify(record: Record, ruleset: Ruleset) -> tuple[tuple[Finding, ...], tup
         if best is None or (candidate.trust, candidate.confidence) > (best.trust, best.confidence):
             findings[candidate.class_id] = candidate
     if len(findings) > 1 or facts or judged:
-        findings.pop(UNKNOWN, None)
+        findings.pop(UNEXPLAINED, None)
     if len(findings) > 1:
         findings = _without_generic(findings, record, ruleset)
     return tuple(findings.values()), tuple(facts)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from raywatch.model import Run
+from raywatch.model import OVER, Run
 
 MAX_SHOWN = 100  # runs with series; the others have none: a row "other" would be no run's truth
 MAX_LABEL = 64
 _DIGEST = 8
-_ENDED = ("failed", "stopped", "finished")
 
 
 def newest(runs: Iterable[Run], limit: int = MAX_SHOWN) -> tuple[Run, ...]:
     """Return the runs that are shown, oldest first: what still goes on, then what began last."""
-    rows = sorted(runs, key=lambda r: (r.status not in _ENDED, r.started_at or r.seen_at, r.id))
+    rows = sorted(runs, key=lambda r: (r.status not in OVER, r.started_at or r.seen_at, r.id))
     return tuple(rows[-limit:])
 
 

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from raywatch.model import Attempt, Checkpoint, Entity, Run, RunRule
+from raywatch.model import OVER, Attempt, Checkpoint, Entity, Run, RunRule
 from raywatch.observations import ActorSeen, JobSeen, NodeSeen, WorkerSeen
 
 MAX_RUNS = 500  # a busy cluster submits for years; the oldest ended runs are forgotten
 MAX_ATTEMPTS = 32  # of a run
 MAX_ROWS = 5000  # of each index
 _SCHEME = re.compile(r"^[a-z][a-z0-9+]*://")
-_ENDED = ("failed", "stopped", "finished")
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -126,7 +125,7 @@ def put(runs: Runs, run: Run, life: Life) -> Runs:
     stored = {**runs.runs, run.id: run}
     lives = {**runs.lives, run.id: life}
     if len(stored) > MAX_RUNS:
-        ended = [r for r in stored.values() if r.status in _ENDED and r.id != run.id]
+        ended = [r for r in stored.values() if r.status in OVER and r.id != run.id]
         for gone in sorted(ended, key=lambda r: r.seen_at)[: len(stored) - MAX_RUNS]:
             del stored[gone.id], lives[gone.id]
     return replace(runs, runs=stored, lives=lives)
@@ -345,7 +344,7 @@ def enter_session(runs: Runs, session: str) -> Runs:
     kept = {e: o for e, o in runs.owners.items() if e.kind == "submission"}
     lives = {k: replace(v, jobs=(), controller="") for k, v in runs.lives.items()}
     states = {
-        k: r if r.status in _ENDED else replace(r, status="unknown", owner="nobody", ranks=())
+        k: r if r.status in OVER else replace(r, status="unknown", owner="nobody", ranks=())
         for k, r in runs.runs.items()
     }
     return Runs(

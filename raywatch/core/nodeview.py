@@ -10,14 +10,13 @@ from raywatch.core.lineage import Runs
 from raywatch.core.newest import newest_node
 from raywatch.core.standing import current_job
 from raywatch.core.view import rfc3339
-from raywatch.model import Drain, Incident, Run
+from raywatch.model import OVER, Drain, Incident, Run
 from raywatch.observations import NodeSeen
 
 KEPT_S = 3600.0  # that a node is shown after its end
 MAX_DEAD, MAX_NODES = 1000, 10_000
 NEAR_S = 300.0  # a node's end and an incident that names it are one story; a cloud gives notice two minutes ahead
 NodeState: TypeAlias = Literal["alive", "draining", "dead"]
-_OVER = frozenset(["failed", "stopped", "finished"])
 _ACCELERATOR = "accelerator_type:"  # Ray's own resource
 # Who names what: Ray itself, Karpenter, EKS and GKE; Kubernetes for the instance.
 _MARKET = (
@@ -190,7 +189,7 @@ def _hosted_by_node(nodes: Mapping[str, Known], runs: Runs) -> dict[str, list[Ho
     found: dict[str, list[Hosted]] = {}
     ips = _by_ip(nodes)
     for run in runs.runs.values():
-        if run.status in _OVER:
+        if run.status in OVER:
             continue
         ranks: dict[str, list[int]] = {}
         for rank in run.ranks:

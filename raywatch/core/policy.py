@@ -20,6 +20,7 @@ from raywatch.core.relevance import FIRED, admits, history_of, is_about_now, is_
 from raywatch.core.runs import Runs, canonical, runs_hurt
 from raywatch.core.standing import SLACK_S, forgotten_attempts
 from raywatch.model import (
+    UNEXPLAINED,
     Action,
     ActionState,
     Checkpoint,
@@ -415,7 +416,7 @@ def _nobody_said_why(run: Run) -> Incident:
     """A person's word stands for an incident; it says nothing about what Ray Train did."""
     return Incident(
         id="",
-        class_id="unknown_failure",
+        class_id=UNEXPLAINED,
         subject=Subject("run", run.id),
         trust=Trust.SILENCE,
         confidence=0.0,

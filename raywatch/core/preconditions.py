@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from raywatch.core.relevance import counted, is_for_life
+from raywatch.core.relevance import attempts_used, is_for_life
 from raywatch.core.runs import (
     Runs,
     ranks_left,
@@ -13,7 +13,6 @@ from raywatch.core.runs import (
     submission_status,
     successors,
 )
-from raywatch.core.standing import forgotten_attempts
 from raywatch.model import (
     Action,
     ActionState,
@@ -244,7 +243,7 @@ def _ended_alike(action: Action, case: Case) -> bool:
 
 
 def _budget_is_used_up(case: Case) -> Verdict | None:
-    used = counted(case.past) + forgotten_attempts(case.run, len(case.past))
+    used = attempts_used(case.run, case.past)
     if case.advice == "now" or used < case.rule.max_attempts:
         return None
     return Verdict("suggested", f"the budget of {case.rule.max_attempts} attempts is used up")

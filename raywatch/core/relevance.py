@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from raywatch.core.runs import Runs, canonical, touches_life
-from raywatch.core.standing import SLACK_S, was_survived
+from raywatch.core.standing import SLACK_S, forgotten_attempts, was_survived
 from raywatch.model import Action, FailureClass, Incident, ResumeRule, Run
 
 FIRED = ("started", "succeeded", "failed", "timed_out", "interrupted", "refused")
@@ -95,6 +95,7 @@ def reached(
     return found
 
 
-def counted(past: tuple[Action, ...]) -> int:
-    """Return how much of the lineage's budget is used up."""
-    return sum(a.state in _COUNTS_ANYWAY or (a.counted and a.state != "refused") for a in past)
+def attempts_used(run: Run, past: tuple[Action, ...]) -> int:
+    """Return how much of the lineage's budget is used up; `past`: its history_of."""
+    known = sum(a.state in _COUNTS_ANYWAY or (a.counted and a.state != "refused") for a in past)
+    return known + forgotten_attempts(run, len(past))

@@ -9,9 +9,7 @@ from raywatch.core.lineage import Runs
 from raywatch.core.restarts import next_restart
 from raywatch.core.standing import current_job, driver_end
 from raywatch.core.view import rfc3339
-from raywatch.model import Attempt, Checkpoint, ResumeRule, Run
-
-_OVER = ("failed", "stopped", "finished")
+from raywatch.model import OVER, Attempt, Checkpoint, ResumeRule, Run
 
 
 class CheckpointJson(TypedDict):
@@ -115,7 +113,7 @@ def run_json(run: Run, runs: Runs, rules: Sequence[ResumeRule]) -> RunJson:
         "next_restart": {"owner": after.owner, "reason": after.reason},
         "failures": {"max": run.max_failures, "used": run.failures},
         "preemptions": {"max": run.max_preemptions, "used": run.preemptions},
-        "attempts": [_attempt(a, is_over=run.status in _OVER) for a in run.attempts],
+        "attempts": [_attempt(a, is_over=run.status in OVER) for a in run.attempts],
         "submissions": list(run.submissions),
         "jobs": list(run.jobs),
         "driver": _driver(run, runs),

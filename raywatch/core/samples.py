@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from datetime import timezone
 
-from raywatch.core.classify import GENERIC, UNKNOWN
+from raywatch.core.classify import GENERIC
 from raywatch.core.matcher import Matcher
 from raywatch.core.records import join
 from raywatch.core.signatures import Ruleset, Sample, Signature
-from raywatch.model import Chunk, Component, FileId, Record, Source
+from raywatch.model import UNEXPLAINED, Chunk, Component, FileId, Record, Source
 
 LEAST = 2  # hits and misses that a shipped signature shows: one sample proves one wording, not a pattern
 
@@ -67,7 +67,7 @@ def _hit_problems(
             yield f"gives {key}={given.get(key)!r} where the sample says {value!r}"
     for other in ruleset.signatures:
         named = signature.also | sample.also
-        if other.class_id == UNKNOWN or other.id in GENERIC:  # they give way to any other
+        if other.class_id == UNEXPLAINED or other.id in GENERIC:  # they give way to any other
             continue
         if other.id in seen and _differs(signature, other) and other.id not in named:
             yield f"{other.id} fires on its hit too; name it under `also` or make one narrower"

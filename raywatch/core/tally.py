@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from raywatch.core.lineage import canonical, owners_of
 from raywatch.core.runs import Runs, runs_hurt
-from raywatch.model import Action, Entity, Fact, FailureClass, Finding, Incident, Run
+from raywatch.model import UNEXPLAINED, Action, Entity, Fact, FailureClass, Finding, Incident, Run
 
 SETTLE_S = 90.0  # in which an incident may still get a better root
 PHASES = ("detect", "decide", "launch", "first_step")
@@ -38,7 +38,6 @@ OUTCOMES = (
 RING = frozenset(
     ["ring_break", "store_lost", "collective_timeout", "collective_desync", "nccl_network_error"]
 )
-UNEXPLAINED = "unknown_failure"
 MAX_WAITING = 1000
 MAX_SAVES = 8  # checkpoints of a run whose distances tell its usual one
 MAX_NAMED = 256  # of a ring of thousands of ranks any few say whose it is

@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from raywatch.core.classify import UNKNOWN
-from raywatch.model import Evidence, Finding
+from raywatch.model import UNEXPLAINED, Evidence, Finding
 
 MAX_TEMPLATES = 200  # what comes later is counted under REST
 REST = "(others)"
@@ -47,7 +46,7 @@ def apart(findings: Iterable[Finding]) -> tuple[list[Finding], list[Finding]]:
     known: list[Finding] = []
     unknown: list[Finding] = []
     for finding in findings:
-        (unknown if finding.class_id == UNKNOWN else known).append(finding)
+        (unknown if finding.class_id == UNEXPLAINED else known).append(finding)
     return known, unknown
 
 

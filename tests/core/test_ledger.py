@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from raywatch.core.ledger import FRESH_S, KEEP_S, forgettable, orphaned
-from raywatch.core.relevance import counted, history_of
+from raywatch.core.relevance import attempts_used, history_of
 from raywatch.core.runs import Runs
 from raywatch.model import Action, Hook
 from tests.core.desk import Desk, caused, failed, resumed, started
@@ -64,7 +64,7 @@ def test_no_budget_is_refilled():
     strangers = ledger_of(action(1), action(2, "abandoned", run=only(runs).id))
     ledger = {**strangers, **desk.ledger}
 
-    assert counted(before) == 3
+    assert attempts_used(only(runs), before) == 3
     gone = forgettable(ledger, runs, LATER, limit=0)
     assert gone == strangers.keys()
     assert forgettable(ledger, Runs(), LATER, limit=0) == ledger.keys()
