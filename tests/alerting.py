@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from tests.daemons import until
+from tests.ray.cluster import free_ports
 
 ROOT = Path(__file__).parent.parent
 PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
@@ -84,14 +84,7 @@ def changed(text: str, table: Mapping[str, str]) -> str:
 
 def free_addresses(count: int) -> list[str]:
     """Loopback addresses that nobody has, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{p.getsockname()[1]}" for p in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    return [f"127.0.0.1:{port}" for port in free_ports(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +107,15 @@ class Server:
         except (urllib.error.URLError, ConnectionError):
             return None
 
-    def value(self, expression: str) -> list[float]:
-        """What Prometheus makes of an expression now."""
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """What Prometheus makes of an expression now: labels and value of each series."""
         answer = self.ask("/api/v1/query?query=" + urllib.parse.quote(expression))
         rows = json.loads(answer or b'{"data": {"result": []}}')["data"]["result"]
-        return [float(r["value"][1]) for r in rows]
+        return [(r["metric"], float(r["value"][1])) for r in rows]
+
+    def value(self, expression: str) -> list[float]:
+        """The values of an expression now."""
+        return [value for _, value in self.query(expression)]
 
     def firing(self) -> set[str]:
         """Names of the alerts that fire on a Prometheus now."""
@@ -186,21 +183,27 @@ def prometheus_argv(config: Path, data: Path, address: str = PROMETHEUS_AT) -> l
     ]
 
 
-@contextmanager
-def alertmanager(folder: Path, text: str, address: str) -> Iterator[Server]:
+def alertmanager(folder: Path, text: str, address: str) -> AbstractContextManager[Server]:
     """Run an Alertmanager with a configuration."""
-    config = folder / "alertmanager.yml"
-    config.write_text(text)
-    argv = alertmanager_argv(config, folder / "alertmanager", address)
-    with running(argv, address, folder / "alertmanager.out", "/-/ready") as server:
-        yield server
+    place = folder / "alertmanager"
+    return _configured(place, text, address, alertmanager_argv(_of(place), place, address))
+
+
+def prometheus(
+    folder: Path, text: str, address: str, *flags: str
+) -> AbstractContextManager[Server]:
+    """Run a Prometheus with a configuration, and with more options."""
+    place = folder / "prometheus"
+    argv = [*prometheus_argv(_of(place), place, address), *flags]
+    return _configured(place, text, address, argv)
+
+
+def _of(place: Path) -> Path:
+    return place.with_suffix(".yml")
 
 
 @contextmanager
-def prometheus(folder: Path, text: str, address: str) -> Iterator[Server]:
-    """Run a Prometheus with a configuration."""
-    config = folder / "prometheus.yml"
-    config.write_text(text)
-    argv = prometheus_argv(config, folder / "prometheus", address)
-    with running(argv, address, folder / "prometheus.out", "/-/ready") as server:
+def _configured(place: Path, text: str, address: str, argv: Sequence[str]) -> Iterator[Server]:
+    _of(place).write_text(text)
+    with running(argv, address, place.with_suffix(".out"), "/-/ready") as server:
         yield server

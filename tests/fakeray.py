@@ -111,3 +111,18 @@ class FakeRay:
 
     async def _nothing(self, _request):
         return _state()
+
+
+class ManyRows(FakeRay):
+    """Ray with the jobs of `rows`, by submission id, and no other."""
+
+    def __init__(self, submission: str = "raysubmit_1") -> None:
+        super().__init__(submission)
+        self.rows: dict[str, dict[str, object]] = {}
+
+    async def _jobs(self, _request: web.Request) -> web.Response:
+        return web.json_response(list(self.rows.values()))
+
+    async def _one(self, request: web.Request) -> web.Response:
+        row = self.rows.get(request.match_info["id"])
+        return web.json_response(row) if row else web.Response(status=404)

@@ -15,10 +15,10 @@ import yaml
 
 from raywatch.families import FAMILIES
 from raywatch.resources import resource_dir
+from tests.alerting import Server
 from tests.boards.asking import Window, asked, filled, panels, values_of
 from tests.boards.trouble import DONE, LONE, stage
 from tests.daemons import until
-from tests.shell.test_prometheus import Prometheus
 
 BOARDS = {p.name: json.loads(p.read_text()) for p in resource_dir("dashboards").glob("*.json")}
 UIDS = {"raywatch-overview", "raywatch-incidents", "raywatch-runs", "raywatch-itself"}
@@ -235,7 +235,7 @@ def test_the_page_counts_them():
 
 
 def dark(
-    server: Prometheus, board: dict[str, Any], window: Window, **chosen: str
+    server: Server, board: dict[str, Any], window: Window, **chosen: str
 ) -> tuple[set[str], list[str]]:
     """Panels and annotations without a number, and series that lack what their legend names."""
     empty, nameless = set(), []

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from tests.shell.test_prometheus import Prometheus
+from tests.alerting import Server
 
 Board = Mapping[str, Any]
 Series = list[tuple[dict[str, str], list[tuple[float, float]]]]
@@ -50,7 +50,7 @@ class Window:
 
 
 def asked(
-    server: Prometheus,
+    server: Server,
     target: Mapping[str, Any],
     window: Window,
     chosen: Mapping[str, str] | None = None,
@@ -72,7 +72,7 @@ def asked(
     ]
 
 
-def values_of(server: Prometheus, variable: Mapping[str, Any], window: Window) -> list[str]:
+def values_of(server: Server, variable: Mapping[str, Any], window: Window) -> list[str]:
     """Return what a variable label_values(SELECTOR, LABEL) offers in a window, as Grafana asks for it."""
     found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"])
     assert found is not None, variable["query"]

@@ -28,10 +28,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from raywatch.core.tally import SETTLE_S
 from raywatch.resources import resource_dir
+from tests.alerting import Server
 from tests.boards.asking import Series, Window, asked, legend_of
 from tests.boards.trouble import stage
 from tests.boards.units import shown, written
-from tests.shell.test_prometheus import Prometheus
 
 COLOURS = {
     "green": "#56a64b",
@@ -61,7 +61,7 @@ PAD = 0.0035
 class Sheet:
     """A picture of one dashboard."""
 
-    def __init__(self, board: Mapping[str, Any], server: Prometheus, window: Window) -> None:
+    def __init__(self, board: Mapping[str, Any], server: Server, window: Window) -> None:
         self._board, self._server, self._window = board, server, window
         self._rows = max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in board["panels"]) + 2
         self.figure: Figure = plt.figure(

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from aiohttp import web
 
+from tests.alerting import Server, free_addresses, prometheus
 from tests.boards.replay import CASES, Line, lines_of, shifted, squeezed
 from tests.daemons import DaemonProcess, Process, make_session
-from tests.fakeray import NODE, FakeRay
-from tests.shell.test_prometheus import Prometheus, prometheus
+from tests.fakeray import NODE, ManyRows
 
 API = CASES.parent / "api" / "2.60.0"
 LOOP, LONE, DONE = "raysubmit_loop", "raysubmit_lone", "raysubmit_done"
@@ -42,17 +42,16 @@ PROMETHEUS = """
 global: {scrape_interval: %s, scrape_timeout: %s}
 scrape_configs:
 - job_name: raywatch
-  static_configs: [{targets: ["%%s"], labels: {ray_io_cluster: lab}}]
+  static_configs: [{targets: ["%s"], labels: {ray_io_cluster: lab}}]
 """
 
 
-class TroubledRay(FakeRay):
+class TroubledRay(ManyRows):
     """Ray's APIs with jobs that begin and fail, a group that waits, and a cloud that refuses machines."""
 
     def __init__(self, session: str) -> None:
         super().__init__(LOOP)
         self.session = session
-        self.rows: dict[str, dict[str, object]] = {}
         self.is_busy = False
         self.nodes[0]["node_ip"] = "10.0.0.1"  # the recorded clusters live on 127.0.0.1
         self.nodes += [
@@ -93,13 +92,6 @@ class TroubledRay(FakeRay):
             web.get("/api/v0/workers", self._workers),
         ]
         return [*mine, *(r for r in super().routes() if "cluster_status" not in r.path)]
-
-    async def _jobs(self, _request: web.Request) -> web.Response:
-        return web.json_response(list(self.rows.values()))
-
-    async def _one(self, request: web.Request) -> web.Response:
-        row = self.rows.get(request.match_info["id"])
-        return web.json_response(row) if row else web.Response(status=404)
 
     async def _submit(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -154,7 +146,7 @@ class Stage:
     storage: Path
     ray: TroubledRay
     daemon: DaemonProcess
-    server: Prometheus
+    server: Server
 
     def play(self, seconds: float) -> None:
         """Play it in so many seconds. Log lines are written when they are due, within a tenth of a second."""
@@ -270,9 +262,8 @@ def stage(folder: Path, *, scrape: str = "500ms", hasty: bool = False) -> Iterat
             start=hurried if hasty else None,
         )
         try:
-            target = daemon.url.removeprefix("http://")
-            asked = PROMETHEUS % (scrape, scrape)
-            with prometheus(folder / "prometheus", target, config=asked) as server:
+            asked = PROMETHEUS % (scrape, scrape, daemon.url.removeprefix("http://"))
+            with prometheus(folder, asked, *free_addresses(1)) as server:
                 yield Stage(folder, logs, storage, ray, daemon, server)
         finally:
             daemon.kill()

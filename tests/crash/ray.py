@@ -9,16 +9,15 @@ from collections import Counter
 
 from aiohttp import web
 
-from tests.fakeray import FakeRay
+from tests.fakeray import ManyRows
 
 
-class ManyJobs(FakeRay):
+class ManyJobs(ManyRows):
     """Jobs that train until they are told to fail; counts the submissions that it took and that it was asked for."""
 
     def __init__(self, seed: int) -> None:
         super().__init__("quiet")
         self._rng = random.Random(seed)
-        self.rows: dict[str, dict[str, object]] = {}
         self.asked: Counter[str] = Counter()
         self.taken: Counter[str] = Counter()
 
@@ -40,13 +39,6 @@ class ManyJobs(FakeRay):
     def routes(self) -> list[web.RouteDef]:
         """What is answered."""
         return [web.post("/api/jobs/", self._submit), *super().routes()]
-
-    async def _jobs(self, _request: web.Request) -> web.Response:
-        return web.json_response(list(self.rows.values()))
-
-    async def _one(self, request: web.Request) -> web.Response:
-        row = self.rows.get(request.match_info["id"])
-        return web.json_response(row) if row else web.Response(status=404)
 
     async def _submit(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemons import DaemonProcess, until
-from tests.ray.cluster import metric_ports
+from tests.ray.cluster import free_ports, metric_ports
 
 pytestmark = pytest.mark.ray
 VICTIM = """
@@ -34,13 +33,6 @@ sys.exit(1)
 """
 
 
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def processes_of(temp_dir: Path) -> list[int]:
     """Our own cluster's processes: those that name its folder."""
     found = []
@@ -59,7 +51,7 @@ def processes_of(temp_dir: Path) -> list[int]:
 def cluster():
     """A head of one logical CPU in a folder of its own; ended by pid."""
     temp_dir = Path(tempfile.mkdtemp(prefix="rw", dir="/tmp"))
-    port = free_port()
+    (port,) = free_ports(1)
     env = os.environ | {"RAY_TMPDIR": str(temp_dir), "RAY_AUTH_MODE": "disabled"} | metric_ports()
     argv = [
         "start",

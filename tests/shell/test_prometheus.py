@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +11,7 @@ from typing import Any
 import pytest
 
 from raywatch import __version__
+from tests.alerting import Server, free_addresses, prometheus
 from tests.daemons import DaemonProcess, make_session, until
 from tests.shell.test_daemon import crash
 
@@ -27,54 +23,12 @@ scrape_configs:
 """
 
 
-class Prometheus:
-    """A server on a loopback port of its own."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.process, self.url = process, f"http://127.0.0.1:{port}"
-
-    def ask(self, path: str) -> bytes | None:
-        """GET a path; None while it does not answer."""
-        assert self.process.poll() is None, "prometheus ended"
-        try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
-                return bytes(answer.read())
-        except (urllib.error.URLError, ConnectionError):
-            return None
-
-    def query(self, text: str) -> list[tuple[dict[str, str], float]]:
-        """What an expression is now: labels and value of each series."""
-        body = self.ask("/api/v1/query?query=" + urllib.parse.quote(text))
-        rows = json.loads(body or b'{"data": {"result": []}}')["data"]["result"]
-        return [(r["metric"], float(r["value"][1])) for r in rows]
-
-
 @contextmanager
-def prometheus(
-    folder: Path, target: str, *flags: str, config: str = CONFIG
-) -> Iterator[Prometheus]:
-    """Start the server; one that is missing fails, it does not skip."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    folder.mkdir()
-    (folder / "prometheus.yml").write_text(config % target)
-    argv = [
-        "prometheus",
-        f"--config.file={folder}/prometheus.yml",
-        f"--storage.tsdb.path={folder}/data",
-        f"--web.listen-address=127.0.0.1:{port}",
-        *flags,
-    ]
-    with (folder / "out").open("wb") as out:
-        process = subprocess.Popen(argv, stdout=out, stderr=out)
-    try:
-        server = Prometheus(process, port)
-        until(lambda: server.ask("/-/ready"), 60, "prometheus is ready")
+def scraping(folder: Path, daemon: DaemonProcess, *flags: str) -> Iterator[Server]:
+    """A Prometheus that scrapes a daemon four times a second."""
+    (address,) = free_addresses(1)
+    with prometheus(folder, CONFIG % daemon.url.removeprefix("http://"), address, *flags) as server:
         yield server
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def test_prometheus_scrapes_a_daemon_and_rate_sees_the_first_event(tmp_path):
@@ -82,9 +36,8 @@ def test_prometheus_scrapes_a_daemon_and_rate_sees_the_first_event(tmp_path):
     logs = make_session(tmp_path)
     daemon = DaemonProcess(tmp_path, tmp_path / "state")
     first = 'rate(raywatch_findings_total{class="worker_crash",component="gcs"}[1m])'
-    target = daemon.url.removeprefix("http://")
     try:
-        with prometheus(tmp_path / "prometheus", target) as server:
+        with scraping(tmp_path, daemon) as server:
             until(lambda: [v for _, v in server.query(first)] == [0.0], 30, "a rate of 0")
             (logs / "gcs_server.out").write_text(crash(1))
             until(lambda: [v > 0 for _, v in server.query(first)] == [True], 30, "a rate above 0")
@@ -107,9 +60,7 @@ def test_an_alert_leads_to_its_incident(tmp_path):
     flag = "--enable-feature=exemplar-storage"
     asked = "/api/v1/query_exemplars?start=0&end=9999999999&query=raywatch_incidents_total"
     try:
-        with prometheus(
-            tmp_path / "prometheus", daemon.url.removeprefix("http://"), flag
-        ) as server:
+        with scraping(tmp_path, daemon, flag) as server:
             (logs / "gcs_server.out").write_text(crash(1))
 
             def kept() -> list[dict[str, Any]]:
